@@ -1,0 +1,147 @@
+"""`load_backbone`: from a name or a folder to a frozen, probed backbone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from torch import nn
+
+from softprompt.backbones.base import Backbone
+from softprompt.backbones.probe import probe
+from softprompt.backbones.seq2seq import Seq2Seq
+from softprompt.backbones.text import Causal, Encoder
+from softprompt.backbones.vision import Vision
+from softprompt.errors import BackboneError, Unsupported
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+UNUSED = ("pooler", "mask_token")  # weights that checkpoints may lack: hidden states do not pass them
+VISION = {"vit", "deit", "dinov2", "clip", "clip_vision_model"}  # of CLIP, the vision tower alone
+
+
+def load_backbone(
+    name: str | Path, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
+) -> Backbone:
+    """A frozen backbone with its tokenizer (or image processor), from a local folder or the hub.
+
+    `dtype` is float32, bfloat16, float16 or auto (float32 on the CPU, bfloat16 on CUDA); `device` is cpu, cuda, cuda:1
+    or auto. Raises `BackboneError` where there is no such model, and `Unsupported` for families that cannot be steered.
+    """
+    place = choose_device(device)
+    wanted = choose_dtype(dtype, place)
+    path = str(name)
+    if Path(path).exists() and not (Path(path) / "config.json").exists():
+        raise BackboneError(
+            "SP-E401", f"no config.json in {path}", "a folder in the transformers layout", "check --model"
+        )
+    try:
+        config = tf.AutoConfig.from_pretrained(path, revision=revision)
+        model = read_weights(path, config, revision, wanted)
+        reader = tf.AutoImageProcessor if config.model_type in VISION else tf.AutoTokenizer
+        tokenizer = reader.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise BackboneError(
+            "SP-E401",
+            f"{path}: {error}"[:300],
+            "a local model folder or a model on the hub",
+            "check --model and --revision",
+        ) from error
+    return wrap(model.to(place), tokenizer, path)
+
+
+def wrap(model: nn.Module, tokenizer: Any = None, name: str = "") -> Backbone:
+    """The backbone of a loaded transformers model: frozen, routed through the seam, and probed."""
+    try:
+        backbone = family(model.config)(model, tokenizer, name)
+        probe(backbone)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # ours are none of these
+        raise unknown(model.config, f", which cannot be run: {error}"[:300]) from error
+    return backbone
+
+
+def family(config: Any) -> type[Backbone]:
+    """Which of the four kinds of backbone a configuration asks for."""
+    if config.model_type in VISION:
+        return Vision
+    if config.is_encoder_decoder and type(config) in tf.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return Seq2Seq
+    if type(config) in tf.MODEL_FOR_CAUSAL_LM_MAPPING and not reads_both_ways(config):
+        return Causal
+    if type(config) in tf.MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder:
+        return Encoder
+    raise unknown(config)
+
+
+def unknown(config: Any, detail: str = "") -> Unsupported:
+    """The error for a model that is none of the four kinds."""
+    return Unsupported(
+        "SP-E416",
+        f"model type {config.model_type}{detail}",
+        "a causal, encoder, encoder-decoder or vision model of transformers",
+        "see docs/backbones.md for the families that were tested",
+    )
+
+
+def reads_both_ways(config: Any) -> bool:
+    """True for encoders: BERT and its kin have a causal class too, used only with `is_decoder`."""
+    return type(config) in tf.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def read_weights(path: str, config: Any, revision: str | None, dtype: torch.dtype) -> nn.Module:
+    """The weights in a class that the checkpoint fills: with a masked-language head only where one was trained.
+
+    Raises `BackboneError` where a weight that is used would be left at random.
+    """
+    kind = family(config)
+    trained_for = " ".join(config.architectures or [])
+    loader: Any = tf.AutoModel
+    if kind is Causal:
+        loader = tf.AutoModelForCausalLM
+    elif kind is Seq2Seq:
+        loader = tf.AutoModelForSeq2SeqLM
+    elif kind is Encoder and ("MaskedLM" in trained_for or "PreTraining" in trained_for):
+        loader = tf.AutoModelForMaskedLM
+    elif config.model_type in ("clip", "clip_vision_model"):
+        loader = tf.CLIPVisionModel
+
+    def read(loader: Any) -> tuple[nn.Module, list[str]]:
+        options = {"revision": revision, "dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+        model, report = loader.from_pretrained(path, **options)
+        return model, sorted(key for key in report["missing_keys"] if not any(part in key for part in UNUSED))
+
+    model, missing = read(loader)
+    if missing and loader is tf.AutoModelForMaskedLM:  # ELECTRA's discriminator: pre-trained, but not to name words
+        model, missing = read(tf.AutoModel)
+    if missing:
+        raise BackboneError(
+            "SP-E405",
+            f"no {missing[0]} ({len(missing)} weights missing) in {path}",
+            "a checkpoint that holds every weight of its model",
+            "check --model, or download it again",
+        )
+    return model
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that was asked for; raises `BackboneError` where it is absent."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise BackboneError("SP-E403", f"device {device!r}", "cpu, cuda, cuda:N or auto", "check --device") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise BackboneError("SP-E403", "no CUDA device", "a GPU that torch can see", "use --device cpu")
+    return place
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The type that was asked for; raises `BackboneError` for unknown ones."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise BackboneError("SP-E404", f"dtype {dtype!r}", f"auto or one of {', '.join(DTYPES)}", "check --dtype")
+    return DTYPES[dtype]

@@ -1,0 +1,136 @@
+"""The values every floor speaks: an example, a batch, what a method adds to it, and what the backbone answers.
+
+Shape letters, used in every docstring of the package:
+B batch, T tokens, P prompt vectors, H hidden size, L layers, K key/value heads, D head size, V vocabulary, C classes.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # a label that carries no loss
+TEXT = -1  # a slot value: this position holds a token, not a prompt vector
+
+Kind = Literal["causal", "encoder", "seq2seq", "vision"]
+Pair = tuple[Tensor, Tensor]  # keys and values, each [1|B, K, P, D]
+Prefix = tuple[Pair | None, ...]  # one entry a layer; None: nothing enters there
+Label = str | float | tuple[str, ...] | None
+Moved = TypeVar("Moved", "Batch", "Injection")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a data set, as read: nothing cut, nothing changed."""
+
+    fields: dict[str, str | tuple[str, ...]]  # text by column; a tuple is a sentence already split into words
+    label: Label = None  # class name, number, answer text, or one BIO tag a word
+    image: Path | None = None
+    where: str = ""  # "file:line", for messages
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokenised examples. Prompt positions are ordinary positions: the template reserved them.
+
+    `labels` are already aligned: `labels[b, t]` is what position t of row b must predict, so no loss ever shifts.
+    """
+
+    input_ids: Tensor  # [B, T] int64; any valid id at prompt positions
+    mask: Tensor  # [B, T] bool; False at padding
+    slots: Tensor  # [B, T] int64; TEXT, or j: prompt vector j goes here
+    labels: Tensor | None = None  # [B, T] int64 with IGNORE: token ids or tags
+    target: Tensor | None = None  # [B] class indices, or numbers, for heads that answer once a row
+    decoder: "Batch | None" = None  # encoder-decoder only
+    pixels: Tensor | None = None  # [B, channels, height, width], vision only
+    tasks: Tensor | None = None  # [B] int64, multi-task methods only
+    vectors: int = -1  # prompt vectors that the slots ask for; counted when not given
+
+    def __post_init__(self) -> None:
+        if self.vectors < 0:  # counted once, on the CPU, so that checks cost no device synchronisation later
+            object.__setattr__(self, "vectors", int(self.slots.max()) + 1 if self.slots.numel() else 0)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Injection:
+    """Everything a method may add to a frozen backbone. 1 in the batch place broadcasts."""
+
+    embeds: Tensor | None = None  # [1|B, P, H], written into the batch's slots
+    offset: Tensor | None = None  # [1|B, T, H], added to token embeddings (not to slots)
+    prefix: Prefix | None = None  # L pairs of [1|B, K, P, D], in front of the keys and values of self-attention
+    cross: Prefix | None = None  # the same for the decoder's attention to the encoder
+    deep: tuple[Tensor, ...] | None = None  # L of [1|B, P, H]: layer inputs the backbone turns into a prefix
+    prefix_mask: Tensor | None = None  # [B, P] bool, only where rows have prefixes of different length
+    penalty: Tensor | None = None  # [], added to the loss
+    decoder: "Injection | None" = None  # the same for the decoder of an encoder-decoder
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a backbone answers: either hidden states, or logits at the columns that were asked for."""
+
+    hidden: Tensor | None = None  # [B, T, H] after the last layer (encoder side of an encoder-decoder)
+    logits: Tensor | None = None  # [B, J, V] at `columns`
+    columns: Tensor | None = None  # [J] int64, positions of T (of the decoder, where there is one)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The sizes a method needs to build its parameters."""
+
+    kind: Kind
+    hidden: int  # H, the width of input embeddings
+    states: int  # the width of hidden states (H but for a few families, ELECTRA among them)
+    layers: int  # L (of the encoder, where there are two stacks); 0 where keys and values cannot enter
+    kv_heads: int  # K
+    head_dim: int  # D
+    decoder_layers: int = 0  # 0 without a decoder stack of its own
+    rms: float = 1.0  # root mean square of the input embedding table, per coordinate
+    positions: int | None = None  # most tokens the model can take, prompt included; None: no limit
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: initial prompt vectors and, for prefixes, keys and values of a real text."""
+
+    embeds: Tensor  # [P, H] float32
+    prefix: Prefix | None = None  # L pairs of [1, K, P, D] float32
+    decoder: Prefix | None = None
+    cross: Prefix | None = None
+    note: str = ""  # how it was made, for the log and the card
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoded example, before padding."""
+
+    ids: list[int]
+    slots: list[int]
+    labels: list[int] = field(default_factory=list)  # aligned with ids; empty: none
+    target: float | None = None  # class index or number
+    words: tuple[int, ...] = ()  # for tagging: index of each word's first token; -1 where the word was cut off
+    decoder: "Row | None" = None
+    pixels: Tensor | None = None  # [channels, height, width]
+    cut: int = 0  # tokens that did not fit and were left out
+
+
+def move(value: Moved, device: torch.device) -> Moved:
+    """The same value with every tensor on `device`."""
+
+    def send(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x.to(device)
+        if isinstance(x, Batch):
+            return move(x, device)
+        if isinstance(x, Injection):
+            return move(x, device)
+        if isinstance(x, tuple):
+            return tuple(send(y) for y in x)
+        return x
+
+    return replace(value, **{f.name: send(getattr(value, f.name)) for f in fields(value)})

@@ -1,0 +1,136 @@
+"""How good a prompt is: every metric with ± and n, and beside it what it has to beat."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt import baselines
+from softprompt.core import Example
+from softprompt.data import TaskKind
+from softprompt.heads import LanguageModel, Verbalizer
+from softprompt.metrics import METRICS, Score, reported_metrics
+from softprompt.plan import Plan
+from softprompt.prompt import Prediction, Prompt, by_length
+
+
+@dataclass(frozen=True)
+class Report:
+    """The numbers of a run, on examples that were used for nothing else."""
+
+    scores: list[Score]  # the deciding metric first
+    baselines: dict[str, Score]  # the same metric for what the prompt has to beat
+    metric: str
+    parameters: int  # trained numbers
+    seconds: float
+    dev: list[dict[str, Any]] = field(default_factory=list)  # the history of dev scores
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "metric": self.metric,
+            "scores": [score.as_dict() for score in self.scores],
+            "baselines": {name: score.as_dict() for name, score in self.baselines.items()},
+            "parameters": self.parameters,
+            "seconds": round(self.seconds, 1),
+            "dev": self.dev,
+        }
+
+
+def references(kind: TaskKind, examples: Sequence[Example]) -> list[Any]:
+    """The right answers, as the metrics want them."""
+    if kind == "regression":
+        return [float(str(example.label)) for example in examples]
+    return [example.label for example in examples]
+
+
+def score(kind: TaskKind, metric: str, answers: Sequence[Any], examples: Sequence[Example], **options: Any) -> Score:
+    """One metric of answers [N] to examples [N], with its interval."""
+    return METRICS[metric](answers, references(kind, examples), **options)
+
+
+def scores(prompt: Prompt, examples: Sequence[Example], first: str, predictions: Sequence[Prediction]) -> list[Score]:
+    """Every metric of the task, the deciding one first."""
+    kind, labels = prompt.task.kind, prompt.task.labels
+    names = [first, *(name for name in reported_metrics(kind, labels or texts(examples)) if name != first)]
+    answers = [prediction.answer for prediction in predictions]
+    return [score(kind, name, answers, examples) for name in names]
+
+
+def texts(examples: Sequence[Example]) -> list[str]:
+    """The distinct right answers of a generation task."""
+    return sorted({str(example.label) for example in examples})
+
+
+@torch.inference_mode()
+def mean_loss(prompt: Prompt, examples: Sequence[Example], batch_size: int) -> float:
+    """The loss per label over examples, as in training."""
+    prompt.eval()
+    rows = [prompt.row(example) for example in examples]
+    total, count = 0.0, 0
+    for chosen in by_length(rows, batch_size):
+        batch = prompt.batch([rows[i] for i in chosen])
+        total += prompt.loss(batch).item()
+        count += prompt.head.count(batch)
+    return total / max(1, count)
+
+
+def dev_score(prompt: Prompt, plan: Plan) -> dict[str, Any]:
+    """The metric and the loss on dev, and the key that decides which state is best.
+
+    Writing answers is slow, so generation is judged by its loss; everything else by the metric, ties by the loss.
+    """
+    size = 2 * plan.recipe.train.batch_size
+    loss = mean_loss(prompt, plan.dev, size)
+    if isinstance(prompt.head, LanguageModel) and not isinstance(prompt.head, Verbalizer):
+        return {"loss": loss, "key": [-loss]}
+    metric = plan.recipe.task.metric
+    answers = [prediction.answer for prediction in prompt.predict(plan.dev, batch_size=size)]
+    found = score(plan.kind, metric, answers, plan.dev, draws=2).value
+    signed = found if METRICS[metric].higher_is_better else -found
+    return {"loss": loss, metric: found, "key": [signed, -loss]}
+
+
+def evaluate(
+    prompt: Prompt,
+    plan: Plan,
+    *,
+    untrained: dict[str, Tensor],
+    history: list[dict[str, Any]],
+    listen: Callable[[dict[str, Any]], None],
+) -> Report:
+    """Test scores of a trained prompt and of its baselines; `untrained` are its tensors before the first step."""
+    began = time.monotonic()
+    metric, test = plan.recipe.task.metric, plan.test
+    found = scores(prompt, test, metric, prompt.predict(test))
+    trained = {name: value.detach().cpu().clone() for name, value in prompt.state_dict().items()}
+    beside: dict[str, Score] = {}
+    compared: dict[str, Callable[[], list[Any] | None]] = {
+        "majority": lambda: baselines.majority(plan, test),
+        "zero-shot": lambda: baselines.zero_shot(prompt, test),
+        "untrained prompt": lambda: as_before(prompt, untrained, test),
+        "linear probe": lambda: baselines.probe(prompt, plan, test),
+    }
+    for name, answer in compared.items():
+        answers = answer()
+        if answers is not None:
+            beside[name] = score(plan.kind, metric, answers, test)
+            listen({"event": "baseline", "name": name, "score": beside[name]})
+    prompt.load_state_dict(trained)
+    return Report(
+        scores=found,
+        baselines=beside,
+        metric=metric,
+        parameters=sum(weight.numel() for weight in prompt.parameters()),
+        seconds=time.monotonic() - began,
+        dev=[{key: value for key, value in event.items() if key not in ("event", "key")} for event in history],
+    )
+
+
+def as_before(prompt: Prompt, untrained: dict[str, Tensor], examples: Sequence[Example]) -> list[Any]:
+    """Answers of the prompt as it was before the first step."""
+    prompt.load_state_dict(untrained)
+    return [prediction.answer for prediction in prompt.predict(examples)]

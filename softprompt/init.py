@@ -1,0 +1,176 @@
+"""Where training begins: initial prompt vectors and, for prefixes, keys and values of a real text.
+
+Lester et al. 2021 (arXiv:2104.08691, section 3.2): sampled vocabulary (the first 5,000 ids, without repeats) or class
+labels; both beat random vectors. A prefix starts from the keys and values that the model itself makes of a text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from softprompt.backbones import Backbone
+from softprompt.backbones.text import tokens_only
+from softprompt.core import TEXT, Batch, Pair, Prefix, Start
+from softprompt.errors import RecipeError
+
+Kind = Literal["vocabulary", "text", "labels", "random"]
+COMMON = 5000  # ids that count as frequent: tokenizers number tokens by frequency
+
+
+def make_start(
+    backbone: Backbone,
+    kind: Kind,
+    length: int,
+    *,
+    keys: bool,
+    seed: int,
+    text: str = "",
+    labels: Sequence[str] = (),
+    pixels: Tensor | None = None,
+) -> Start:
+    """Initial vectors [P, H] and, with `keys`, the keys and values [1, K, P, D] of every layer.
+
+    `text` is the text to start from (`kind="text"`), `labels` the class names (`kind="labels"`); what they do not fill
+    is filled with sampled vocabulary. `pixels` [B, channels, h, w] are training images, for vision backbones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if backbone.spec.kind == "vision":
+        return vision_start(backbone, kind, length, pixels, keys, generator)
+    sampled = sample_vocabulary(backbone, length, generator)
+    if kind == "text":
+        ids = (backbone.tokenizer(text, add_special_tokens=False)["input_ids"] + sampled)[:length]
+        note = f"text {backbone.tokenizer.decode(ids)[:60]!r}"
+    elif kind == "labels":
+        ids, note = label_ids(backbone, labels, sampled, length), "class labels, then sampled vocabulary"
+    else:
+        ids, note = sampled, f"{length} of the first {COMMON} tokens"
+    embeds = backbone.tokens(torch.tensor([ids], device=backbone.device))[0].float().cpu()
+    if kind == "labels":
+        means = [mean_embedding(backbone, label) for label in labels][:length]
+        embeds[: len(means)] = torch.stack(means) if means else embeds[:0]
+    if kind == "random":
+        embeds = torch.randn(length, backbone.spec.hidden, generator=generator) * backbone.spec.rms
+        note = f"normal, in the scale of the embeddings (rms {backbone.spec.rms:.3g})"
+    if not keys:
+        return Start(embeds, note=note)
+    start = recorded_start(backbone, tokens_only(torch.tensor([ids], device=backbone.device)), embeds, length, note)
+    return randomised(start, generator) if kind == "random" else start
+
+
+def recorded_start(backbone: Backbone, batch: Batch, embeds: Tensor, length: int, note: str) -> Start:
+    """Vectors beside the keys and values that the layers make of the first `length` places of a batch."""
+
+    def first(prefix: Prefix | None) -> Prefix | None:
+        if prefix is None:
+            return None
+        return tuple(
+            pair and (pair[0][:1, :, :length].float().cpu(), pair[1][:1, :, :length].float().cpu()) for pair in prefix
+        )
+
+    made = backbone.record(batch)
+    return Start(embeds, first(made.prefix), first(made.decoder), first(made.cross), f"keys and values of {note}")
+
+
+def sample_vocabulary(backbone: Backbone, length: int, generator: torch.Generator) -> list[int]:
+    """Ids of frequent ordinary tokens, without repeats while there are enough of them."""
+    rows = backbone.model.get_input_embeddings().weight.shape[0]
+    special = set(backbone.tokenizer.all_special_ids)
+    frequent = [i for i in range(min(COMMON, rows)) if i not in special]
+    rounds = -(-length // len(frequent))
+    order = [i for _ in range(rounds) for i in torch.randperm(len(frequent), generator=generator).tolist()]
+    return [frequent[i] for i in order[:length]]
+
+
+def label_ids(backbone: Backbone, labels: Sequence[str], sampled: list[int], length: int) -> list[int]:
+    """The tokens of the class names one after the other, filled up with sampled vocabulary."""
+    if not labels:
+        raise RecipeError("SP-E230", "init=labels without class names", "a classification task", "use init=vocabulary")
+    words = [i for label in labels for i in backbone.tokenizer(label, add_special_tokens=False)["input_ids"]]
+    return (words + sampled)[:length]
+
+
+def mean_embedding(backbone: Backbone, label: str) -> Tensor:
+    """The mean embedding [H] of a class name's tokens."""
+    ids = backbone.tokenizer(label, add_special_tokens=False)["input_ids"]
+    return backbone.tokens(torch.tensor([ids], device=backbone.device))[0].float().mean(0).cpu()
+
+
+def randomised(start: Start, generator: torch.Generator) -> Start:
+    """Normal keys and values in the scale of the recorded ones, layer by layer."""
+
+    def noise(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=generator) * x.square().mean().sqrt()
+
+    def random(prefix: Prefix | None) -> Prefix | None:
+        return None if prefix is None else tuple(pair and (noise(pair[0]), noise(pair[1])) for pair in prefix)
+
+    note = "normal, in the scale of this model's own keys and values"
+    return replace(
+        start, prefix=random(start.prefix), decoder=random(start.decoder), cross=random(start.cross), note=note
+    )
+
+
+def vision_start(
+    backbone: Any, kind: Kind, length: int, pixels: Tensor | None, keys: bool, generator: torch.Generator
+) -> Start:
+    """Uniform vectors as in VPT (arXiv:2203.12119, v = sqrt(6 / (3 patch^2 + H))); keys and values of real images."""
+    config, spec = backbone.model.config, backbone.spec
+    bound = (6 / (3 * config.patch_size**2 + spec.hidden)) ** 0.5
+    embeds = (torch.rand(length, spec.hidden, generator=generator) * 2 - 1) * bound
+    if not keys:
+        return Start(embeds, note=f"uniform within {bound:.3g}, as in VPT")
+    if pixels is None:
+        raise RecipeError("SP-E230", "a prefix for images without images", "training images", "give data.train")
+    places = torch.zeros(len(pixels), 1, dtype=torch.long)
+    batch = Batch(places, places == 0, places + TEXT, pixels=pixels.to(backbone.device), vectors=0)
+    made = backbone.record(batch).prefix
+    joined: Prefix = tuple(pair and side_by_side(pair, length) for pair in made)
+    start = Start(embeds, joined, note=f"keys and values of the patches of {len(pixels)} images")
+    return randomised(start, generator) if kind == "random" else start
+
+
+def side_by_side(pair: Pair, length: int) -> Pair:
+    """Keys and values [1, K, P, D] of patches of several images [B, K, T, D], one image after the other."""
+    key, value = (x.float().cpu().transpose(0, 1).flatten(1, 2)[None, :, :length] for x in pair)
+    if key.shape[2] < length:
+        raise RecipeError(
+            "SP-E230", f"{key.shape[2]} patches for {length} vectors", "more images", "use a shorter prompt"
+        )
+    return key, value
+
+
+def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> Start:
+    """A warm start: the vectors, keys and values of a stored prompt of the same shape.
+
+    Raises `RecipeError` where the stored prompt has other shapes than the one about to be trained.
+    """
+    if "prompt" in stored:
+        if stored["prompt"].shape != method_start.embeds.shape:
+            raise mismatch(where, tuple(stored["prompt"].shape), tuple(method_start.embeds.shape))
+        return replace(method_start, embeds=stored["prompt"].float(), note=f"prompt {where}")
+    sides = {"encoder": method_start.prefix, "decoder": method_start.decoder, "cross": method_start.cross}
+    found: dict[str, Prefix | None] = {}
+    for side, prefix in sides.items():
+        made = stored.get(f"stacks.{side}.prefix")  # [L, 2, K, P, D]
+        found[side] = (
+            None if made is None else tuple((layer[0][None].float(), layer[1][None].float()) for layer in made)
+        )
+        if made is not None and prefix is not None and len(made) != len(prefix):
+            raise mismatch(where, len(made), len(prefix))
+    if not any(found.values()):
+        raise RecipeError(
+            "SP-E231", f"no prompt vectors in {where}", "a prompt_tuning or prefix artifact", "set init.source"
+        )
+    return replace(
+        method_start, prefix=found["encoder"], decoder=found["decoder"], cross=found["cross"], note=f"prompt {where}"
+    )
+
+
+def mismatch(where: str, found: object, expected: object) -> RecipeError:
+    """A stored prompt of another shape."""
+    return RecipeError(
+        "SP-E231", f"shape {found} in {where}", f"{expected}", "use the same method, length and backbone as that prompt"
+    )

@@ -1,0 +1,149 @@
+"""Prefix tuning: trainable keys and values in front of those of every layer.
+
+Li, Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", arXiv:2101.00190, section 4, with the
+reparameterisation P[i] = MLP(P'[i]); Liu et al. 2022, "P-Tuning v2", arXiv:2110.07602, which is the same without it.
+"""
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from softprompt.core import Batch, Injection, Pair, Prefix, Spec, Start
+from softprompt.methods.base import Group, Method, network_unit, start_at
+
+Reach = Literal["all", "encoder", "decoder", "cross"]
+
+
+class PrefixTuning(Method):
+    """P keys and values a layer; with `bottleneck` they are made by an MLP that is discarded after training.
+
+    `reach` chooses the stacks of an encoder-decoder: the paper trains all three (encoder, decoder, cross-attention).
+    `layers` chooses a range such as "4-5" (from 0, both included); empty means all.
+    """
+
+    paper = 'Li, Liang 2021, "Prefix-Tuning", 2101.00190; without MLP: Liu et al. 2022, "P-Tuning v2", 2110.07602'
+    summary = "P keys and values in every layer"
+    slots = False
+    default_init = "text"
+    default_head = "classifier"
+
+    def __init__(
+        self,
+        spec: Spec,
+        start: Start,
+        *,
+        bottleneck: int = 0,
+        reach: Reach = "all",
+        layers: str = "",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(spec, start)
+        self.bottleneck, self.reach, self.layers, self.dropout = bottleneck, reach, layers, dropout
+        self.chosen = parse_layers(layers, spec.layers)
+        given = {"encoder": start.prefix, "decoder": start.decoder, "cross": start.cross}
+        self.stacks = nn.ModuleDict()
+        for side in sides(spec, reach):
+            depth = self.chosen if side == "encoder" else range(spec.decoder_layers)
+            entries = given[side]
+            chosen = None if entries is None else [pair for i in depth if (pair := entries[i]) is not None]
+            self.stacks[side] = Stack(spec, start.embeds, len(depth), bottleneck, chosen)
+        self.drop = nn.Dropout(dropout)
+
+    @override
+    def forward(self, batch: Batch, text: Tensor) -> Injection:
+        made = {side: self.drop(stack()) for side, stack in self.parts().items()}
+        first = pairs(made["encoder"], self.chosen, self.spec.layers) if "encoder" in made else None
+        every = range(self.spec.decoder_layers)
+        decoder = pairs(made["decoder"], every, len(every)) if "decoder" in made else None
+        cross = pairs(made["cross"], every, len(every)) if "cross" in made else None
+        side = None if decoder is None and cross is None else Injection(prefix=decoder, cross=cross)
+        return Injection(prefix=first, decoder=side)
+
+    def parts(self) -> dict[str, "Stack"]:
+        """The stacks of keys and values by side."""
+        return {side: cast(Stack, stack) for side, stack in self.stacks.items()}
+
+    @override
+    def groups(self) -> list[Group]:
+        return [group for stack in self.parts().values() for group in stack.groups()]
+
+    @override
+    def fold(self) -> Method:
+        start = Start(torch.zeros(self.length, self.spec.hidden))
+        folded = PrefixTuning(self.spec, start, reach=self.reach, layers=self.layers)
+        for side, stack in self.parts().items():
+            folded.parts()[side].prefix.data = stack().detach().clone()
+        return folded
+
+    @property
+    @override
+    def length(self) -> int:
+        return next(iter(self.parts().values())).length
+
+
+class Stack(nn.Module):
+    """The keys and values [L, 2, K, P, D] of one stack of layers, direct or through P'[P, H] and an MLP."""
+
+    def __init__(self, spec: Spec, embeds: Tensor, depth: int, bottleneck: int, start: list[Pair] | None) -> None:
+        super().__init__()
+        self.length = len(embeds)
+        self.shape = (depth, 2, spec.kv_heads, self.length, spec.head_dim)
+        made = torch.randn(self.shape) * spec.rms if start is None else torch.stack([torch.cat(p) for p in start])
+        if made.shape != self.shape:
+            raise ValueError(f"keys and values of shape {tuple(made.shape)} cannot start a prefix of {self.shape}")
+        self.unit = made.square().mean().sqrt().item() or spec.rms
+        self.bottleneck = bottleneck
+        if not bottleneck:
+            self.prefix = nn.Parameter(made.clone())
+            return
+        width = made.numel() // self.length
+        self.source = nn.Parameter(embeds / spec.rms)  # P' at unit scale, so that tanh bends but does not saturate
+        self.inner, self.outer = nn.Linear(spec.hidden, bottleneck), nn.Linear(bottleneck, width)
+        # Deviation: the authors fit the MLP to keys and values of a word by 500 Adam steps (low-data setting).
+        start_at(self.outer, self.features().detach(), made.permute(3, 0, 1, 2, 4).reshape(self.length, width))
+
+    def features(self) -> Tensor:
+        """What the last layer reads, [P, bottleneck]."""
+        return torch.tanh(self.inner(self.source))
+
+    def forward(self) -> Tensor:
+        """Keys and values [L, 2, K, P, D]."""
+        if not self.bottleneck:
+            return self.prefix
+        depth, two, heads, length, width = self.shape
+        flat: Tensor = self.outer(self.features())
+        return flat.view(length, depth, two, heads, width).permute(1, 2, 3, 0, 4)
+
+    def groups(self) -> list[Group]:
+        """Keys and values move in units of their own scale; a network in units of its weights."""
+        if not self.bottleneck:
+            return [Group([self.prefix], self.unit)]
+        inner = [*self.inner.parameters(), self.source]
+        outer = Group(list(self.outer.parameters()), self.unit * network_unit(self.bottleneck))
+        return [Group(inner, network_unit(len(self.source[0]))), outer]
+
+
+def sides(spec: Spec, reach: Reach) -> list[str]:
+    """The stacks that get a prefix; a model with one stack has only the first, whatever it is called."""
+    if not spec.decoder_layers:
+        return ["encoder"]
+    return ["encoder", "decoder", "cross"] if reach == "all" else [reach]
+
+
+def pairs(made: Tensor, chosen: range, depth: int) -> Prefix:
+    """Keys and values [L', 2, K, P, D] of the chosen layers as one entry for each of `depth` layers."""
+    place = {layer: i for i, layer in enumerate(chosen)}
+    return tuple((made[place[i]][0][None], made[place[i]][1][None]) if i in place else None for i in range(depth))
+
+
+def parse_layers(text: str, depth: int) -> range:
+    """The layers named by "4-5" or "3", counted from 0; all of them for an empty text. Raises `ValueError`."""
+    if not text:
+        return range(depth)
+    first, _, last = text.partition("-")
+    chosen = range(int(first), int(last or first) + 1)
+    if not len(chosen) or chosen[0] < 0 or chosen[-1] >= depth:
+        raise ValueError(f"layers {text!r} are not within 0-{depth - 1}")
+    return chosen

@@ -1,0 +1,358 @@
+"""From a recipe with gaps to a run without any: data read and split, template, head, metric and rate chosen.
+
+Everything chosen here ends up in the resolved recipe, which is printed, saved, and repeats the run.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softprompt.backbones import Backbone
+from softprompt.core import Example, Start
+from softprompt.data import Columns, Dataset, TaskKind, k_shot, leakage, read, split
+from softprompt.errors import DataError, RecipeError
+from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer
+from softprompt.images import ImageTemplate
+from softprompt.init import from_prompt, make_start
+from softprompt.methods import Method, find, option_names
+from softprompt.metrics import default_metric
+from softprompt.prompt import Prompt, Task
+from softprompt.recipe import Recipe
+from softprompt.template import Template, continuation
+
+FEW = 20  # classes up to which words stand for them by default
+LONGEST = 4  # tokens of a class word up to which words are the default
+TRAVEL = 60.0  # how far `lr: auto` lets a vector move over a whole run, in units of its own scale
+RATES = (0.005, 0.3)  # the bounds of `lr: auto`, per step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved recipe and the examples it names."""
+
+    recipe: Recipe
+    train: list[Example]
+    dev: list[Example]
+    test: list[Example]
+    labels: tuple[str, ...]
+    sha256: dict[str, str]  # of every data file, so that a resumed run cannot go on with other data
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of answer."""
+        kind = self.recipe.task.kind
+        assert kind != "auto"
+        return kind
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.recipe.train.steps or self.recipe.train.epochs * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps that see every training example once."""
+        size = self.recipe.train.batch_size * self.recipe.train.accumulate
+        return -(-len(self.train) // size)
+
+
+def make_plan(recipe: Recipe, backbone: Backbone) -> Plan:
+    """Read the data and fill in what the recipe left open.
+
+    Raises `DataError` for wrong data, also where test or dev examples occur in train, and `RecipeError` for settings
+    that do not fit together.
+    """
+    if not recipe.data.train:
+        raise RecipeError("SP-E206", "no training data", "data.train", "name a file: `softprompt train DATA --model M`")
+    data = read_part(recipe, recipe.data.train, None)
+    parts = {name: read_part(recipe, path, data) for name in ("dev", "test") if (path := getattr(recipe.data, name))}
+    train, dev, test = divide(recipe, data, parts)
+    notes = [*data.notes, f"{len(train)} train, {len(dev)} dev, {len(test)} test examples"]
+    for name, part in (("dev", dev), ("test", test)):
+        notes += refuse_leaks(data, train, part, name, recipe.data.allow_leakage)
+    sources = {"train": data, **parts}
+    return Plan(
+        recipe=fill(recipe, backbone, data, train),
+        train=train,
+        dev=dev,
+        test=test,
+        labels=data.labels,
+        sha256={name: part.sha256 for name, part in sources.items()},
+        notes=notes,
+    )
+
+
+def read_part(recipe: Recipe, path: str, first: Dataset | None) -> Dataset:
+    """One file; after the first, columns, kind and labels are those of the first."""
+    section = recipe.data
+    columns = first.columns if first else Columns(section.text, section.label, section.image)
+    kind = first.kind if first else (None if recipe.task.kind == "auto" else recipe.task.kind)
+    labels = (first.labels if first else recipe.task.labels) or None
+    return read(path, columns=columns, kind=kind, labels=labels, on_bad_row=section.on_bad_row, format=section.format)
+
+
+def divide(
+    recipe: Recipe, data: Dataset, parts: dict[str, Dataset]
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Train, dev and test examples; what has no file of its own is set aside from train, by class."""
+    shares = dict(zip(("train", "dev", "test"), recipe.data.split, strict=True))
+    wanted = {name: share for name, share in shares.items() if name not in parts}
+    total = sum(wanted.values())
+    if len(wanted) == 1:
+        made = {"train": data.examples}
+    else:
+        made = dict(
+            zip(wanted, split(data, [share / total for share in wanted.values()], recipe.data.seed), strict=True)
+        )
+    made |= {name: part.examples for name, part in parts.items()}
+    if recipe.data.shots:
+        made["train"] = k_shot(made["train"], recipe.data.shots, recipe.data.seed)
+        if "dev" not in parts:  # a few-shot run that chooses on a large dev set is not a few-shot run
+            made["dev"] = k_shot(made["dev"], recipe.data.shots, recipe.data.seed)
+    return made["train"], made["dev"], made["test"]
+
+
+def refuse_leaks(data: Dataset, train: list[Example], part: list[Example], name: str, allow: bool) -> list[str]:
+    """Raise `DataError` where examples of dev or test occur in train; with `allow`, say so instead."""
+    found = leakage(replace(data, examples=train), replace(data, examples=part))
+    errors = [problem for problem in found if problem.severity == "error"]
+    if errors and not allow:
+        first = errors[0]
+        raise DataError(
+            first.code,
+            f"{len(errors)} {name} examples that are in train, the first: {first.found}",
+            "different examples",
+            "remove them, or set data.allow_leakage=true",
+            where=first.where,
+        )
+    return [f"{len(errors)} {name} examples are in train (data.allow_leakage)"] if errors else []
+
+
+def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]) -> Recipe:
+    """The recipe with every `auto` decided."""
+    method = find(recipe.method.name)
+    check_options(method, recipe.method.options)
+    kind = data.kind if recipe.task.kind == "auto" else recipe.task.kind
+    words = {label: recipe.task.words.get(label, spoken(label)) for label in data.labels}
+    head = choose_head(recipe, method, backbone, kind, words)
+    texts = tuple(data.columns.text)
+    template = (
+        default_template(method, backbone, head, texts) if recipe.task.template == "auto" else recipe.task.template
+    )
+    counts = Counter(str(example.label) for example in train)
+    metric = recipe.task.metric
+    if metric == "auto":
+        answers = data.labels or tuple(counts)
+        metric = default_metric(kind, answers, [counts.get(label, 0) for label in answers])
+    init: str = recipe.init.kind
+    if init == "auto":
+        init = "prompt" if recipe.init.source else method.default_init
+    pool = {"causal": "last", "vision": "cls"}.get(backbone.spec.kind, "mean")
+    task = recipe.task.model_copy(
+        update={
+            "kind": kind,
+            "head": head,
+            "labels": data.labels,
+            "template": template,
+            "metric": metric,
+            "words": words if head == "verbalizer" else {},
+            "pool": pool if recipe.task.pool == "auto" else recipe.task.pool,
+        }
+    )
+    section = recipe.data.model_copy(update={"text": texts, "label": data.columns.label, "image": data.columns.image})
+    filled = recipe.model_copy(
+        update={"task": task, "data": section, "init": recipe.init.model_copy(update={"kind": init})}
+    )
+    return filled.model_copy(update={"optim": filled.optim.model_copy(update={"lr": choose_rate(filled, len(train))})})
+
+
+def check_options(method: type[Method], options: dict[str, Any]) -> None:
+    """Raise `RecipeError` for an option that the method does not have."""
+    known = option_names(method)
+    for name in options:
+        if name not in known:
+            raise RecipeError(
+                "SP-E211",
+                f"option {name!r}",
+                f"one of {', '.join(known) or 'no options'}",
+                "see `softprompt methods`",
+            )
+
+
+def spoken(label: str) -> str:
+    """A class name as a word: `card_lost` is read as "card lost"."""
+    return label.replace("_", " ").replace("-", " ").strip() or label
+
+
+def choose_head(recipe: Recipe, method: type[Method], backbone: Backbone, kind: TaskKind, words: dict[str, str]) -> str:
+    """The head that was asked for, or the one that fits the task, the method's paper and the backbone."""
+    if recipe.task.head != "auto":
+        return recipe.task.head
+    single = {"tagging": "tagger", "regression": "regressor", "generation": "lm"}.get(kind)
+    if single:
+        return single
+    if backbone.spec.kind == "seq2seq":
+        return "verbalizer"
+    short = all(len(continuation(backbone.tokenizer, word)) <= LONGEST for word in words.values()) if words else False
+    if method.default_head == "verbalizer" and speaks(backbone) and len(words) <= FEW and short:
+        return "verbalizer"
+    return "classifier"
+
+
+def speaks(backbone: Backbone) -> bool:
+    """True where the checkpoint predicts words."""
+    if backbone.spec.kind == "encoder":
+        return backbone.model.base_model is not backbone.model
+    return backbone.spec.kind in ("causal", "seq2seq")
+
+
+def default_template(method: type[Method], backbone: Backbone, head: str, texts: Sequence[str]) -> str:
+    """Prompt, columns, answer. Several columns are named, because the model cannot see the header."""
+    soft = "{soft}" if method.slots else ""
+    if backbone.spec.kind == "vision":
+        return soft
+    body = "{" + texts[0] + "}" if len(texts) == 1 else " ".join(f"{name}: {{{name}}}" for name in texts)
+    if head == "verbalizer" and backbone.spec.kind == "encoder":
+        return f"{soft}{body} It is {{mask}}."
+    return f"{soft}{body}\nanswer: {{mask}}" if head in ("verbalizer", "lm") else f"{soft}{body}"
+
+
+def choose_rate(recipe: Recipe, examples: int) -> float:
+    """The rate, in units of what it moves, that lets the prompt travel far enough in the steps there are.
+
+    An Adam step moves a coordinate by at most about the rate, so the rates of a run sum up to the longest way it can
+    go; prompts that cannot move by several times their own size stay what they were (measured: docs/results.md).
+    """
+    if recipe.optim.lr != "auto":
+        return recipe.optim.lr
+    size = recipe.train.batch_size * recipe.train.accumulate
+    steps = recipe.train.steps or recipe.train.epochs * -(-examples // size)
+    mean = 1.0 if recipe.optim.schedule == "constant" else 0.5
+    low, high = RATES
+    return round(min(high, max(low, TRAVEL / (steps * mean))), 4)
+
+
+def build(plan: Plan, backbone: Backbone) -> Prompt:
+    """The untrained prompt of a plan. The same plan and backbone give the same bits."""
+    recipe = plan.recipe
+    torch.manual_seed(recipe.train.seed)
+    kind = find(recipe.method.name)
+    length = recipe.method.length
+    limit, cut = recipe.task.max_tokens, recipe.task.truncate
+    template: Any
+    if backbone.spec.kind == "vision":
+        template = ImageTemplate(recipe.task.template, backbone, length=length)
+    else:
+        template = Template(
+            recipe.task.template, backbone, length=length, prefix=0 if kind.slots else length, limit=limit, cut=cut
+        )
+        if kind.slots and template.vectors != length:
+            raise RecipeError(
+                "SP-E220", f"template {recipe.task.template!r} without slots", f"{{soft:{length}}}", "set task.template"
+            )
+    head = make_head(plan, backbone, template)
+    # A head that reads hidden states of an encoder-decoder never runs its decoder, so the method sees an encoder.
+    spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
+    start = starting_point(plan, backbone, template, keys=not kind.slots)
+    try:
+        method = kind(spec, start, **recipe.method.options)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(
+            "SP-E212", f"{error}"[:200], f"options of {recipe.method.name}", "mend method.options"
+        ) from error
+    return Prompt(backbone, method, head, template, Task(plan.kind, plan.labels, recipe.task.new_tokens))
+
+
+def starting_point(plan: Plan, backbone: Backbone, template: Any, *, keys: bool) -> Start:
+    """Where training begins, as `init` says."""
+    recipe = plan.recipe
+    kind, warm = recipe.init.kind, recipe.init.kind == "prompt"
+    examples = list(islice((e for e in plan.train), recipe.method.length))
+    pixels = None
+    if backbone.spec.kind == "vision":
+        rows = [template.encode(example) for example in examples[:4]]
+        pixels = torch.stack([row.pixels for row in rows])
+    text = recipe.init.text or " ".join(flat(example, template.fields) for example in examples)
+    start = make_start(
+        backbone,
+        "vocabulary" if warm else kind,  # type: ignore[arg-type]
+        recipe.method.length,
+        keys=keys,
+        seed=recipe.train.seed,
+        text=text,
+        labels=[recipe.task.words.get(label, spoken(label)) for label in plan.labels],
+        pixels=pixels,
+    )
+    if not warm:
+        return start
+    from softprompt.artifact import Artifact
+
+    if not recipe.init.source:
+        raise RecipeError(
+            "SP-E207", "init.kind=prompt without init.source", "the path of an artifact", "set init.source"
+        )
+    artifact = Artifact.load(recipe.init.source)
+    artifact.check_backbone(backbone)
+    return from_prompt(start, artifact.method_tensors(), Path(recipe.init.source).name)
+
+
+def flat(example: Example, fields: Sequence[str]) -> str:
+    """The text of an example's columns."""
+    values = [example.fields[name] for name in fields if name in example.fields]
+    return " ".join(value if isinstance(value, str) else " ".join(value) for value in values)
+
+
+def make_head(plan: Plan, backbone: Backbone, template: Any) -> Head:
+    """The head that the recipe names; raises `RecipeError` where it does not fit the task or the backbone."""
+    task, states = plan.recipe.task, backbone.spec.states
+    fitting = {
+        "classification": ("verbalizer", "classifier"),
+        "tagging": ("tagger",),
+        "regression": ("regressor",),
+        "generation": ("lm",),
+    }[plan.kind]
+    if task.head not in fitting:
+        raise RecipeError("SP-E208", f"head {task.head} for {plan.kind}", " or ".join(fitting), "set task.head")
+    if task.head in ("verbalizer", "lm") and not speaks(backbone):
+        raise RecipeError(
+            "SP-E208",
+            f"head {task.head} on {backbone.name}, which predicts no words",
+            "a trained head, or a backbone with a language-model head",
+            "set task.head=classifier, or choose another backbone",
+        )
+    if task.head == "lm":
+        if backbone.spec.kind == "encoder":
+            raise RecipeError("SP-E208", "generation with an encoder", "a backbone that writes", "use a causal model")
+        return LanguageModel()
+    if task.head == "verbalizer":
+        return make_verbalizer(plan, backbone, template)
+    pool = "mean" if task.pool == "auto" else task.pool
+    if task.head == "tagger":
+        return Tagger(states, len(plan.labels))
+    if task.head == "regressor":
+        numbers = torch.tensor([float(str(example.label)) for example in plan.train])
+        return Regressor(states, mean=numbers.mean().item(), scale=numbers.std().item() or 1.0, pool=pool)
+    return Classifier(states, len(plan.labels), pool=pool)
+
+
+def make_verbalizer(plan: Plan, backbone: Backbone, template: Template) -> Verbalizer:
+    """The words of the classes as tokens; raises `RecipeError` where two classes have the same."""
+    words = {label: plan.recipe.task.words.get(label, spoken(label)) for label in plan.labels}
+    tokens = {label: template.continue_with(word) for label, word in words.items()}
+    seen: dict[tuple[int, ...], str] = {}
+    for label, ids in tokens.items():
+        other = seen.setdefault(tuple(ids), label)
+        if other != label:
+            raise RecipeError(
+                "SP-E209",
+                f"the same tokens for classes {other!r} and {label!r}",
+                "a different word for each class",
+                "set task.words",
+            )
+    return Verbalizer([tokens[label] for label in plan.labels], fill=backbone.spec.kind == "encoder")

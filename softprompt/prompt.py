@@ -1,0 +1,210 @@
+"""A prompt in use: a method, a head and a template, bound to a frozen backbone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softprompt.backbones import Backbone
+from softprompt.collate import collate
+from softprompt.core import IGNORE, Batch, Example, Injection, Output, Row, move
+from softprompt.data import TaskKind
+from softprompt.errors import DataError, near
+from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer, columns
+from softprompt.methods import Method
+from softprompt.template import Template
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of the backbone: the kind of answer and the names it may have."""
+
+    kind: TaskKind
+    labels: tuple[str, ...] = ()  # class names or tags, in the order of the head's outputs
+    new_tokens: int = 64  # most tokens of a generated answer
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: a class name, a number, a text, or a tag for every word."""
+
+    answer: str | float | tuple[str, ...]
+    scores: dict[str, float] = field(default_factory=dict)  # probability by class, for classification
+
+
+class Prompt(nn.Module):
+    """Everything that turns examples into answers. Its trainable parameters are those of the method and the head."""
+
+    def __init__(self, backbone: Backbone, method: Method, head: Head, template: Any, task: Task) -> None:
+        super().__init__()
+        self.__dict__["backbone"] = backbone  # not a submodule: it is frozen, shared, and never saved
+        self.method, self.head = method.to(backbone.device), head.to(backbone.device)
+        self.template: Template = template
+        self.task = task
+        self.index = {label: i for i, label in enumerate(task.labels)}
+
+    backbone: Backbone
+
+    def row(self, example: Example, *, labelled: bool = True) -> Row:
+        """One encoded example; without `labelled`, the label is not looked at.
+
+        Raises `DataError` for labels that the task does not know and for text that leaves no room.
+        """
+        if isinstance(self.head, LanguageModel) and not isinstance(self.head, Verbalizer):
+            answer = self.template.continue_with(str(example.label)) if labelled else None
+            return self.template.encode(example, answer)
+        if isinstance(self.head, Verbalizer):
+            known = self.class_of(example) if labelled else 0  # any word marks the place of the answer
+            row = self.template.encode(example, self.head.words[known], close=False)
+            return replace(row, target=known) if labelled else row
+        row = self.template.encode(example)
+        if isinstance(self.head, Tagger):
+            return replace(row, labels=self.tags(example, row) if labelled else [])
+        row = replace(row, labels=[])
+        if not labelled:
+            return row
+        return replace(row, target=self.number(example) if isinstance(self.head, Regressor) else self.class_of(example))
+
+    def class_of(self, example: Example) -> int:
+        """The index of an example's label."""
+        label = str(example.label)
+        if label not in self.index:
+            known = list(self.task.labels)
+            raise DataError(
+                "SP-E110",
+                f"label {label[:80]!r}{near(label, known)}",
+                f"one of {', '.join(known[:20])}",
+                "mend the label, or list it in task.labels",
+                where=example.where,
+            )
+        return self.index[label]
+
+    def number(self, example: Example) -> float:
+        """The target of an example, for regression."""
+        try:
+            return float(example.label)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                "SP-E111", f"target {example.label!r}"[:120], "a number", "mend the row", where=example.where
+            ) from error
+
+    def tags(self, example: Example, row: Row) -> list[int]:
+        """A tag at the first token of every word that was not cut off, IGNORE elsewhere."""
+        labels = [IGNORE] * len(row.ids)
+        given = example.label if isinstance(example.label, tuple) else ()
+        if len(given) != len(row.words):
+            raise DataError(
+                "SP-E112",
+                f"{len(given)} tags for {len(row.words)} words",
+                "one tag a word",
+                "mend the sentence",
+                where=example.where,
+            )
+        for place, tag in zip(row.words, given, strict=True):
+            if place >= 0:
+                labels[place] = self.class_of(replace(example, label=tag))
+        return labels
+
+    def batch(self, rows: Sequence[Row], side: str = "right") -> Batch:
+        """Rows as one batch on the backbone's device."""
+        return move(collate(list(rows), self.template.filler, side), self.backbone.device)  # type: ignore[arg-type]
+
+    def inject(self, batch: Batch) -> Injection:
+        """What the method adds to a batch."""
+        return self.method(batch, self.backbone.tokens(batch.input_ids))  # type: ignore[no-any-return]
+
+    def forward(self, batch: Batch) -> Output:
+        """The part of the backbone's output that the head reads."""
+        return self.answer(batch, self.inject(batch))
+
+    def answer(self, batch: Batch, injection: Injection) -> Output:
+        """As `forward`, with an injection that was made before."""
+        wanted = columns(batch) if self.head.reads == "logits" else None
+        output: Output = self.backbone(batch, injection, columns=wanted)
+        return output
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The summed loss [] of a batch; divide by `head.count`."""
+        injection = self.inject(batch)
+        loss = self.head.loss(self.answer(batch, injection), batch)
+        return loss if injection.penalty is None else loss + injection.penalty * self.head.count(batch)
+
+    @torch.inference_mode()
+    def predict(self, examples: Sequence[Example], *, batch_size: int = 32, **generation: Any) -> list[Prediction]:
+        """An answer for every example, in their order; longest batches first inside, so memory fails early.
+
+        `generation` (beams, temperature, top_p, seed...) reaches `softprompt.generate.generate` for text answers.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            return self._predict(examples, batch_size, generation)
+        finally:
+            self.train(was_training)
+
+    def _predict(self, examples: Sequence[Example], batch_size: int, generation: dict[str, Any]) -> list[Prediction]:
+        rows = [self.row(example, labelled=False) for example in examples]
+        answers: list[Prediction | None] = [None] * len(rows)
+        for chosen in by_length(rows, batch_size):
+            picked = [rows[i] for i in chosen]
+            if isinstance(self.head, LanguageModel) and not isinstance(self.head, Verbalizer):
+                made = self.written(picked, generation)
+            else:
+                made = self.read([examples[i] for i in chosen], picked)
+            for i, answer in zip(chosen, made, strict=True):
+                answers[i] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def written(self, rows: list[Row], generation: dict[str, Any]) -> list[Prediction]:
+        """Generated answers."""
+        from softprompt.generate import generate  # floor 5 uses this floor; only text answers need it here
+
+        texts = generate(self, rows, **({"max_new_tokens": self.task.new_tokens} | generation))
+        return [Prediction(text) for text in texts]
+
+    def read(self, examples: Sequence[Example], rows: list[Row]) -> list[Prediction]:
+        """Answers of heads that score."""
+        if isinstance(self.head, Verbalizer) and not self.head.one_pass:
+            return self.named(self.ranked(examples))
+        batch = self.batch(rows)
+        output = self(batch)
+        if isinstance(self.head, Regressor):
+            return [Prediction(value) for value in self.head.numbers(output, batch).tolist()]
+        if isinstance(self.head, Tagger):
+            return [
+                self.tagged(best, row)
+                for best, row in zip(self.head.scores(output, batch).argmax(-1), rows, strict=True)
+            ]
+        assert isinstance(self.head, Classifier | Verbalizer)
+        return self.named(self.head.scores(output, batch))
+
+    def ranked(self, examples: Sequence[Example]) -> Tensor:
+        """Log-probabilities of the classes [B, C] by the log-probability of each class's whole answer."""
+        assert isinstance(self.head, Verbalizer)
+        scores = []
+        for word in self.head.words:
+            batch = self.batch([self.template.encode(example, word, close=False) for example in examples])
+            scores.append(self.head.sequence_scores(self(batch), batch))
+        return torch.stack(scores, 1).log_softmax(1)
+
+    def named(self, scores: Tensor) -> list[Prediction]:
+        """Class names from log-probabilities [B, C]."""
+        best, chances = scores.argmax(-1).tolist(), scores.exp().tolist()
+        labels = self.task.labels
+        return [
+            Prediction(labels[i], dict(zip(labels, row, strict=True))) for i, row in zip(best, chances, strict=True)
+        ]
+
+    def tagged(self, best: Tensor, row: Row) -> Prediction:
+        """Tags of the words of one row; words that were cut off are outside."""
+        outside = "O" if "O" in self.index else self.task.labels[0]
+        return Prediction(tuple(outside if i < 0 else self.task.labels[int(best[i])] for i in row.words))
+
+
+def by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
+    """Indices of rows in batches of about the same length, longest first."""
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

@@ -1,0 +1,221 @@
+"""The one training loop. What a step does depends on the seed, the step and the last state, and on nothing else.
+
+The order of examples and every random number are functions of (seed, step), so a state needs no generators, and a run
+that is killed at any moment and resumed ends with the same bits as one that is not.
+"""
+
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt import checkpoint
+from softprompt.artifact import Artifact
+from softprompt.backbones import Backbone, load_backbone
+from softprompt.checkpoint import State
+from softprompt.core import Row
+from softprompt.errors import TrainingError
+from softprompt.evaluate import Report, evaluate
+from softprompt.files import write_atomically
+from softprompt.optim import clip, factor, make_optimizer
+from softprompt.plan import Plan, build, make_plan
+from softprompt.prompt import Prompt
+from softprompt.recipe import Recipe, load_recipe
+from softprompt.run import Event, Listener, Log, Run, Stopped, restore, snapshot, stopping
+
+SAVING = 0.04  # share of the time that saving states may take
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run leaves: the prompt in use, its file, and its numbers."""
+
+    prompt: Prompt
+    artifact: Path
+    report: Report
+
+
+def train(
+    recipe: Recipe, folder: str | Path, *, backbone: Backbone | None = None, listen: Listener = lambda event: None
+) -> Result:
+    """Train a prompt as the recipe says, evaluate it, and write `prompt.safetensors` into `folder`.
+
+    `folder` holds the whole run: recipe.yaml (resolved), log.jsonl, states, report.json. Raises `TrainingError` where
+    it already holds another run; `resume` goes on with that one.
+    """
+    place = Path(folder)
+    if (place / "recipe.yaml").exists():
+        raise TrainingError(
+            "SP-E510", f"a run in {place}", "a new folder", f"use `softprompt resume {place}`, or --run"
+        )
+    backbone = backbone or open_backbone(recipe)
+    set_threads(recipe)
+    plan = make_plan(recipe, backbone)
+    place.mkdir(parents=True, exist_ok=True)
+    identity = {"backbone": backbone.fingerprint, "data": plan.sha256, "threads": torch.get_num_threads()}
+    write_atomically(place / "run.json", json.dumps(identity, indent=1).encode())
+    write_atomically(place / "recipe.yaml", plan.recipe.to_yaml(full=True).encode())
+    return run(plan, backbone, place, None, listen)
+
+
+def resume(folder: str | Path, *, backbone: Backbone | None = None, listen: Listener = lambda event: None) -> Result:
+    """Go on with a run that stopped, from its newest valid state, to the same bits as if it had never stopped.
+
+    Raises `TrainingError` where the folder holds no run, or where backbone or data are no longer the same.
+    """
+    place = Path(folder)
+    if not (place / "recipe.yaml").exists():
+        raise TrainingError("SP-E511", f"no run in {place}", "a folder made by `softprompt train`", "check the path")
+    recipe = load_recipe(place / "recipe.yaml")
+    before = json.loads((place / "run.json").read_text())
+    torch.set_num_threads(before["threads"])  # sums over other blocks give other last bits
+    backbone = backbone or open_backbone(recipe)
+    plan = make_plan(recipe, backbone)
+    now = {"backbone": backbone.fingerprint, "data": plan.sha256}
+    changed = [name for name, value in now.items() if before[name] != value]
+    if changed:
+        raise TrainingError(
+            "SP-E512",
+            f"another {' and '.join(changed)} than when the run began",
+            "the same backbone and data",
+            "put them back, or start a new run",
+            where=str(place),
+        )
+    state, notes = checkpoint.newest(place / "states")
+    for note in notes:
+        listen({"event": "note", "text": note})
+    return run(plan, backbone, place, state, listen)
+
+
+def open_backbone(recipe: Recipe) -> Backbone:
+    """The backbone that a recipe names."""
+    section = recipe.backbone
+    return load_backbone(section.name, dtype=section.dtype, device=section.device, revision=section.revision)
+
+
+def set_threads(recipe: Recipe) -> None:
+    """Use as many CPU threads as the recipe says."""
+    if recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+
+
+def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen: Listener) -> Result:
+    """From a state (or from nothing) to the finished artifact."""
+    prompt = build(plan, backbone)
+    listen({"event": "plan", "plan": plan, "prompt": prompt})
+    untrained = snapshot(prompt)
+    best, history = fit(prompt, plan, place, state, listen)
+    restore(prompt, best)
+    report = evaluate(prompt, plan, untrained=untrained, history=history, listen=listen)
+    source = plan.recipe.init.source
+    parents = (Path(source).name,) if source and plan.recipe.init.kind == "prompt" else ()
+    path = place / "prompt.safetensors"
+    Artifact.of(prompt, plan.recipe.shared(), report.as_dict(), parents).save(path)
+    write_atomically(place / "report.json", json.dumps(report.as_dict(), indent=1).encode())
+    listen({"event": "done", "report": report, "path": path})
+    return Result(prompt, path, report)
+
+
+def fit(
+    prompt: Prompt, plan: Plan, place: Path, state: State | None, listen: Listener
+) -> tuple[dict[str, Tensor], list[Event]]:
+    """Train until the steps are done or dev stops improving; the best tensors and the history of dev scores."""
+    settings = plan.recipe.train
+    rows = [prompt.row(example) for example in plan.train]
+    warn_cut(rows, listen)
+    optimizer, rates = make_optimizer(plan.recipe.optim, prompt.method.groups(), prompt.head)
+    every = settings.evaluate_every or plan.steps_per_epoch
+    run = Run.new(prompt) if state is None else Run.of(state, prompt, optimizer)
+    log = Log(place / "log.jsonl", run.step)
+    states = place / "states"
+    states.mkdir(exist_ok=True)
+    prompt.backbone.recompute(settings.checkpointing)
+    saved, cost = time.monotonic(), 0.0
+    with stopping() as stop:
+        while run.step < plan.steps and not run.patience_is_over(settings.patience):
+            began = time.monotonic()
+            loss, norm, tokens = step(prompt, plan, rows, optimizer, rates, run.step)
+            run.step += 1
+            seconds = time.monotonic() - began
+            event = {"event": "step", "step": run.step, "loss": loss, "norm": norm, "tokens": tokens}
+            event["lr"] = optimizer.param_groups[0]["lr"] / prompt.method.groups()[0].unit
+            log.write(event)
+            listen(event | {"total": plan.steps, "seconds": seconds})
+            if run.step % every == 0 or run.step == plan.steps:
+                run.judge(prompt, plan, log, listen)
+            now = time.monotonic()
+            if stop or now - saved > max(settings.save_seconds, cost / SAVING) or run.step == plan.steps:
+                log.flush()
+                checkpoint.save(states, run.state(prompt, optimizer))
+                saved, cost = time.monotonic(), time.monotonic() - now
+            if stop:
+                listen({"event": "stopped", "step": run.step})
+                raise Stopped(128 + stop[0])
+    prompt.backbone.recompute(False)
+    log.close()
+    return run.best, run.history
+
+
+def step(
+    prompt: Prompt, plan: Plan, rows: list[Row], optimizer: torch.optim.Optimizer, rates: list[float], number: int
+) -> tuple[float, float, int]:
+    """One optimiser step over `accumulate` batches; the mean loss, the size of the gradient, and tokens computed."""
+    settings = plan.recipe.train
+    torch.manual_seed(settings.seed * 1_000_003 + number)  # dropout of this step, whatever happened before
+    prompt.train()
+    share = factor(plan.recipe.optim, number, plan.steps)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * share
+    optimizer.zero_grad(set_to_none=True)
+    chosen = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, number)
+    size = settings.batch_size
+    batches = [prompt.batch([rows[i] for i in chosen[at : at + size]]) for at in range(0, len(chosen), size)]
+    count = sum(prompt.head.count(batch) for batch in batches)
+    total = 0.0
+    for batch in batches:
+        with mixed(prompt.backbone, settings.precision):
+            loss = prompt.loss(batch) / max(1, count)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    norm = clip(optimizer, rates, plan.recipe.optim.clip)
+    if not (total == total and norm == norm and abs(total) != float("inf") and norm != float("inf")):
+        raise TrainingError(
+            "SP-E520",
+            f"loss {total} and gradient {norm} at step {number + 1}, rows {chosen[:8]}",
+            "finite numbers",
+            "lower optim.lr, or use float32; the last finite state is kept and `softprompt resume` starts from it",
+        )
+    optimizer.step()
+    return total, norm, sum(batch.input_ids.numel() for batch in batches)
+
+
+def order(examples: int, size: int, seed: int, number: int) -> list[int]:
+    """Which examples optimiser step `number` sees: a new permutation every epoch, from the seed alone."""
+    per_epoch = -(-examples // size)
+    epoch, place = divmod(number, per_epoch)
+    generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
+    return torch.randperm(examples, generator=generator)[place * size : (place + 1) * size].tolist()
+
+
+def mixed(backbone: Backbone, precision: str) -> Any:
+    """Mixed precision where it was asked for and the backbone is not in that type anyway."""
+    if precision != "bfloat16" or backbone.dtype == torch.bfloat16:
+        return nullcontext()
+    return torch.autocast(backbone.device.type, dtype=torch.bfloat16)
+
+
+def warn_cut(rows: list[Row], listen: Listener) -> None:
+    """Say how many texts were too long: they are used, but not whole."""
+    cut = sum(1 for row in rows if row.cut)
+    if cut:
+        most = max(row.cut for row in rows)
+        text = f"{cut} of {len(rows)} training texts are too long and were cut, by {most} tokens at most"
+        listen({"event": "note", "text": text})
+
+
+__all__ = ["Result", "Stopped", "resume", "train"]
