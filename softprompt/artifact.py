@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from softprompt import canary, container
+from softprompt import __version__, canary, container
 from softprompt.backbones import Backbone
 from softprompt.canary import Canary
 from softprompt.core import Spec, Start
@@ -123,8 +123,12 @@ class Artifact:
             recipe=recipe,
             parents=parents,
             canaries=canary.record(folded),
-            versions={name: version(name) for name in ("softprompt", "torch", "transformers")}
-            | {"python": platform.python_version()},
+            versions={
+                "softprompt": __version__,
+                "torch": version("torch"),
+                "transformers": version("transformers"),
+                "python": platform.python_version(),
+            },
         )
         return cls({name: value.detach().cpu().clone() for name, value in folded.state_dict().items()}, card)
 

@@ -106,20 +106,11 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], str]:
     if len(data) > FILE_LIMIT:
         raise _too_large(f"{len(data):,} bytes", f"at most {FILE_LIMIT:,}")
     header = _parse(_raw_header(data))
-    _check_length(header, len(data))
+    _check_length(header.raw, header.entries, len(data))
     _check_digest(header, data)
-    try:
-        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ArtifactError(
-            "SP-E302", f"a header that safetensors refuses ({_short(str(error))})", "a valid one", AGAIN
-        ) from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            do = "train again with a lower learning rate; this prompt cannot work"
-            raise ArtifactError("SP-E305", f"NaN or infinity in tensor {name!r}", "finite numbers", do)
+    tensors = _tensors(data)
     _check_card(header.seal.card)
-    return dict(sorted(tensors.items())), header.seal.card
+    return tensors, header.seal.card
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -129,6 +120,26 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], str]:
         return unpack(data)
     except ArtifactError as error:
         raise ArtifactError(error.code, error.found, error.expected, error.do, where=str(path)) from error
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors of another library's safetensors file: every check of `read_file` but seal, card and checksum."""
+    data = read_regular(path, FILE_LIMIT)
+    try:
+        raw = _raw_header(data)
+        content = _content(raw)
+        content.pop("__metadata__", None)
+        _check_length(raw, _entries(content), len(data))
+        return _tensors(data)
+    except ArtifactError as error:
+        do = "save it again as safetensors, and get the file again if it is one"
+        raise ArtifactError(error.code, error.found, error.expected, do, where=str(path)) from error
+
+
+def write_foreign(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A plain safetensors file, without a card, for other libraries; raises as `write_file` does."""
+    dense = {name: _dense(name, tensor) for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(dense, {"format": "pt"}))
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], card_json: str) -> None:
@@ -180,19 +191,29 @@ def _foreign(data: bytes) -> ArtifactError:
 
 
 def _parse(raw: bytes) -> _Header:
-    try:
-        content = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError("SP-E302", f"a header that is not JSON ({_short(str(error))})", "JSON", AGAIN) from error
+    content = _content(raw)
     if "__metadata__" not in content:
         raise ArtifactError("SP-E306", "safetensors without a card", "a softprompt artifact", FOREIGN)
     seal = _parse_seal(content.pop("__metadata__"))
+    return _Header(raw, seal, _entries(content))
+
+
+def _content(raw: bytes) -> dict[str, Any]:
+    """The header as JSON: an object, because it begins with a brace."""
+    try:
+        content: dict[str, Any] = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError("SP-E302", f"a header that is not JSON ({_short(str(error))})", "JSON", AGAIN) from error
+    return content
+
+
+def _entries(content: dict[str, Any]) -> dict[str, _Entry]:
     if len(content) > TENSOR_LIMIT:
         raise _too_large(f"{len(content):,} tensors", f"at most {TENSOR_LIMIT:,}")
     if not content:
         raise _bad_tensors("no tensor", "at least one")
     try:
-        return _Header(raw, seal, _ENTRIES.validate_python(content))
+        return _ENTRIES.validate_python(content)
     except ValidationError as error:
         raise _bad_tensors(_first(error), "named, dense, non-empty tensors of a known dtype") from error
 
@@ -211,12 +232,27 @@ def _parse_seal(content: Any) -> _Seal:
     return seal
 
 
-def _check_length(header: _Header, length: int) -> None:
-    for name, entry in header.entries.items():
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    """Copies of all tensors, sorted by name."""
+    try:
+        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ArtifactError(
+            "SP-E302", f"a header that safetensors refuses ({_short(str(error))})", "a valid one", AGAIN
+        ) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            do = "train again with a lower learning rate; this prompt cannot work"
+            raise ArtifactError("SP-E305", f"NaN or infinity in tensor {name!r}", "finite numbers", do)
+    return dict(sorted(tensors.items()))
+
+
+def _check_length(raw: bytes, entries: dict[str, _Entry], length: int) -> None:
+    for name, entry in entries.items():
         start, end = entry.data_offsets
         if end - start != math.prod(entry.shape) * DTYPES[entry.dtype].itemsize:
             raise _bad_tensors(f"tensor {name!r} of shape {entry.shape} in {end - start:,} bytes", "room for its shape")
-    expected = 8 + len(header.raw) + max(entry.data_offsets[1] for entry in header.entries.values())
+    expected = 8 + len(raw) + max(entry.data_offsets[1] for entry in entries.values())
     if length != expected:
         raise ArtifactError("SP-E302", f"{length:,} bytes", f"the {expected:,} that the header announces", AGAIN)
 

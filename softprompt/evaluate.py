@@ -1,6 +1,7 @@
 """How good a prompt is: every metric with ± and n, and beside it what it has to beat."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,15 +55,13 @@ def score(kind: TaskKind, metric: str, answers: Sequence[Any], examples: Sequenc
 
 def scores(prompt: Prompt, examples: Sequence[Example], first: str, predictions: Sequence[Prediction]) -> list[Score]:
     """Every metric of the task, the deciding one first."""
-    kind, labels = prompt.task.kind, prompt.task.labels
-    names = [first, *(name for name in reported_metrics(kind, labels or texts(examples)) if name != first)]
+    kind = prompt.task.kind
+    counts = Counter(str(example.label) for example in examples)
+    labels = prompt.task.labels or tuple(sorted(counts))
+    reported = reported_metrics(kind, labels, [counts[label] for label in labels])
+    names = [first, *(name for name in reported if name != first)]
     answers = [prediction.answer for prediction in predictions]
     return [score(kind, name, answers, examples) for name in names]
-
-
-def texts(examples: Sequence[Example]) -> list[str]:
-    """The distinct right answers of a generation task."""
-    return sorted({str(example.label) for example in examples})
 
 
 @torch.inference_mode()

@@ -115,7 +115,8 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
     source = plan.recipe.init.source
     parents = (Path(source).name,) if source and plan.recipe.init.kind == "prompt" else ()
     path = place / "prompt.safetensors"
-    Artifact.of(prompt, plan.recipe.shared(), report.as_dict(), parents).save(path)
+    facts = {name: value for name, value in report.as_dict().items() if name != "seconds"}  # the same bits every time
+    Artifact.of(prompt, plan.recipe.shared(), facts, parents).save(path)
     write_atomically(place / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     listen({"event": "done", "report": report, "path": path})
     return Result(prompt, path, report)

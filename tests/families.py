@@ -65,6 +65,7 @@ ENCODERS = ["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
 SEQ2SEQ = ["t5", "mt5", "bart", "pegasus"]
 VISION = ["vit", "deit", "dinov2", "clip_vision_model"]
 TEXTS = CAUSAL + ENCODERS + SEQ2SEQ
+MODELS_OF_IMAGES = {*VISION, "siglip_vision_model"}
 
 
 def model(name: str) -> nn.Module:
@@ -96,27 +97,31 @@ def tokens(ids: Tensor, mask: Tensor | None = None) -> Batch:
     return Batch(ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask, torch.full_like(ids, TEXT))
 
 
-def batch(name: str, slots: int = 0, left: bool = False, rows: int = B) -> Batch:
-    """Rows of `slots` + T tokens, the slots after the first token; the last row has two tokens fewer.
+def batch(name: str, slots: int = 0, left: bool = False, first: int = 1) -> Batch:
+    """B rows of `slots` + T tokens, the slots from place `first` on; the last row has two tokens fewer.
 
     Encoder-decoders get four decoder tokens a row, vision models get images.
     """
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(5, V, (rows, slots + T), generator=generator)
+    ids = torch.randint(5, V, (B, slots + T), generator=generator)
     place = torch.full_like(ids, TEXT)
-    place[:, 1 : 1 + slots] = torch.arange(slots)
+    place[:, first : first + slots] = torch.arange(slots)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[-1, -2:] = False
     if left:
         ids[-1], place[-1], mask[-1] = ids[-1].roll(2), place[-1].roll(2), mask[-1].roll(2)
-    decoder = tokens(torch.randint(5, V, (rows, 4), generator=generator)) if name in SEQ2SEQ else None
-    if MODELS_OF_IMAGES.isdisjoint([name]):
+    decoder = tokens(torch.randint(5, V, (B, 4), generator=generator)) if name in SEQ2SEQ else None
+    if name not in MODELS_OF_IMAGES:
         return Batch(ids, mask, place, decoder=decoder)
-    empty = torch.zeros(rows, 0, dtype=torch.long)
-    return Batch(empty, empty.bool(), empty, pixels=torch.randn(rows, 3, 16, 16, generator=generator))
+    empty = torch.zeros(B, 0, dtype=torch.long)
+    return Batch(empty, empty.bool(), empty, pixels=torch.randn(B, 3, 16, 16, generator=generator))
 
 
-MODELS_OF_IMAGES = {*VISION, "siglip_vision_model"}
+def take(data: Batch, rows: list[int]) -> Batch:
+    """The batch of these rows."""
+    side = None if data.decoder is None else take(data.decoder, rows)
+    pixels = None if data.pixels is None else data.pixels[rows]
+    return Batch(data.input_ids[rows], data.mask[rows], data.slots[rows], decoder=side, pixels=pixels)
 
 
 def output(frozen: Backbone, data: Batch, injection: Injection) -> Output:
@@ -169,11 +174,8 @@ def start(frozen: Backbone, length: int = P) -> Start:
     ids = torch.arange(10, 10 + length)[None]
     if frozen.spec.kind == "vision":
         return Start(torch.randn(length, frozen.spec.hidden) * frozen.spec.rms)
-    recorded = frozen.record(tokens(ids)) if frozen.spec.layers else None
-    embeds = frozen.tokens(ids)[0].float()
-    if recorded is None:
-        return Start(embeds)
-    return Start(embeds, recorded.prefix, recorded.decoder, recorded.cross)
+    recorded = frozen.record(tokens(ids))
+    return Start(frozen.tokens(ids)[0].float(), recorded.prefix, recorded.decoder, recorded.cross)
 
 
 def recompute(frozen: Backbone) -> Backbone:

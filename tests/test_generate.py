@@ -12,7 +12,7 @@ from tokenizers_tiny import words
 from torch import Tensor, nn
 
 from softprompt.backbones import wrap
-from softprompt.core import TEXT, Batch, Example, Injection, Row
+from softprompt.core import TEXT, Batch, Example, Injection, Row, Start
 from softprompt.errors import DataError, RecipeError, SoftpromptError, Unsupported
 from softprompt.generate import Ending, Settings, beam, begin, decode, generate, generator, pick
 from softprompt.heads import LanguageModel
@@ -41,24 +41,26 @@ class Looking(Method):
         return Injection(embeds=embeds, prefix=tuple((heads, -heads) for _ in range(self.spec.layers)))
 
 
-def prompt(name: str, method: str = "none", ends: tuple[int, ...] = ()) -> Prompt:
-    """A new prompt on a tiny random backbone: without prompt vectors, with `vectors`, a `prefix`, or `looking`."""
-    backbone = wrap(families.model(name), words(), name)
-    backbone.model.generation_config.eos_token_id = [2, *ends]
-    start = families.start(backbone)
-    made: Method = PrefixTuning(backbone.spec, start) if method == "prefix" else PromptTuning(backbone.spec, start)
-    made = Looking(backbone.spec, start) if method == "looking" else made
-    made = Silent(backbone.spec, start) if method == "none" else made
-    slots = method in ("vectors", "looking")
-    template = Template("{soft}{text}" if slots else "{text}", backbone, length=P, prefix=0 if slots else P)
-    return Prompt(backbone, made, LanguageModel(), template, Task("generation"))
-
-
 class Silent(Method):
     """Adds nothing."""
 
     def forward(self, batch: Batch, text: Tensor) -> Injection:
         return Injection()
+
+
+def prompt(name: str, method: str = "none", ends: tuple[int, ...] = ()) -> Prompt:
+    """A new prompt on a tiny random backbone: without prompt vectors, with `vectors`, a `prefix`, or `looking`."""
+    backbone = wrap(families.model(name), words(), name)
+    backbone.model.generation_config.eos_token_id = [2, *ends]
+    made: Method
+    if method == "prefix":
+        made = PrefixTuning(backbone.spec, families.start(backbone))
+    else:
+        kinds = {"none": Silent, "vectors": PromptTuning, "looking": Looking}
+        made = kinds[method](backbone.spec, Start(backbone.tokens(torch.arange(10, 10 + P))))
+    slots = method in ("vectors", "looking")
+    template = Template("{soft}{text}" if slots else "{text}", backbone, length=P, prefix=0 if slots else P)
+    return Prompt(backbone, made, LanguageModel(), template, Task("generation"))
 
 
 def rows(prompt: Prompt, texts: tuple[str, ...] = TEXTS) -> list[Row]:
@@ -120,7 +122,7 @@ def test_greedy_is_that_of_transformers(name: str, method: str, ends: tuple[int,
     ours = prompt(name, method, ends)
     made = generate(ours, rows(ours), max_new_tokens=STEPS)
     assert made == theirs(ours, ends=ends)
-    assert ends or all(len(text.split()) > STEPS / 2 for text in made)
+    assert ends or max(len(text.split()) for text in made) == STEPS
 
 
 @pytest.mark.parametrize("ends", [(), ENDS], ids=["no end", "ends"])
@@ -226,49 +228,48 @@ def test_samples_follow_the_distribution_of_transformers(top_k: int, top_p: floa
     wanted = tf.TopPLogitsWarper(top_p)(None, wanted).softmax(-1)[0]
     count = 4000
     settings = Settings(temperature=1.3, top_k=top_k, top_p=top_p)
-    drawn = pick(scores.expand(count, -1), settings, [generator(0, i) for i in range(count)])
+    drawn = pick(scores.expand(count, -1), settings, generators(count))
     found = torch.bincount(drawn, minlength=20) / count
     assert not found[wanted == 0].any()
     assert (found - wanted).abs().max() < 0.04  # five standard deviations of a chance of one half
 
 
-def test_repetition_is_discouraged_as_transformers_does() -> None:
+@pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
+@pytest.mark.parametrize("beams", [1, 3])
+def test_repetition_is_discouraged_as_transformers_does(beams: int) -> None:
     ours = prompt("llama", "vectors")
-    free, held = (generate(ours, rows(ours), max_new_tokens=30, repetition=r) for r in (1.0, 1.8))
-    assert held == theirs(ours, max_new_tokens=30, repetition_penalty=1.8)
+    free, held = (generate(ours, rows(ours), max_new_tokens=20, repetition=r, beams=beams) for r in (1.0, 1.8))
+    options = {"max_new_tokens": 20, "repetition_penalty": 1.8, "num_beams": beams}
+    # One by one: in a batch, transformers does not count as many new tokens of a row as it has padding.
+    assert held == [theirs(ours, (text,), **options)[0] for text in TEXTS]
     assert held != free
-    both = generate(ours, rows(ours), max_new_tokens=STEPS, repetition=1.8, beams=3)
-    assert both == theirs(ours, repetition_penalty=1.8, num_beams=3)
 
 
 @pytest.mark.parametrize("name", FOUR)
 def test_one_beam_is_greedy(name: str) -> None:
-    ours = prompt(name, "vectors", ENDS)
-    stream, room = begin(ours, rows(ours), STEPS)
-    ending = Ending(words(), frozenset({2, *ENDS}))
-    with torch.no_grad():  # without a reward for length nothing that goes on can beat the likeliest end
-        one = beam(stream, room, ending, replace(Settings(beams=2, length_penalty=0.0), beams=1, length_penalty=1.0))
-        stream, room = begin(ours, rows(ours), STEPS)
-        greedy = decode(stream, room, ending, Settings(), [generator(0, i) for i in range(3)])
-    assert [ids[: len(best)] for ids, best in zip(one, greedy, strict=True)] == greedy
+    ours = prompt(name, "vectors")
+    endless = Ending(words(), frozenset())
+    with torch.no_grad():
+        one = beam(*begin(ours, rows(ours), STEPS), endless, Settings())
+        assert one == decode(*begin(ours, rows(ours), STEPS), endless, Settings(), generators(3))
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_an_answer_stops_before_a_stop_string_wherever_tokens_end(beams: int) -> None:
     ours = prompt("llama", "vectors")
-    free = generate(ours, rows(ours), max_new_tokens=STEPS, beams=beams)[0].split()
-    stop = f"{free[3][1:]} {free[4][:2]}"  # from the middle of one word to the middle of the next
+    free = generate(ours, rows(ours), max_new_tokens=STEPS)[0]
+    stop = free[7:12]  # from the middle of one word to the middle of another
     made = generate(ours, rows(ours), max_new_tokens=STEPS, stop=["never", stop], beams=beams)[0]
+    assert " " in stop
     assert stop not in made
-    if beams == 1:
-        assert made == f"{' '.join(free[:3])} {free[3][:1]}"
+    assert beams > 1 or made == free[: free.index(stop)]
 
 
 def test_no_token_is_written_after_a_stop_string() -> None:
     ours = prompt("llama", "vectors")
     free = generate(ours, rows(ours), max_new_tokens=STEPS)[0].split()
     stream, room = begin(ours, rows(ours)[:1], STEPS)
-    ids = decode(stream, room, Ending(words(), frozenset({2}), (free[3],)), Settings(), [generator(0, 0)])[0]
+    ids = decode(stream, room, Ending(words(), frozenset({2}), (free[3],)), Settings(), generators(1))[0]
     assert len(ids) == free.index(free[3]) + 1
 
 
@@ -281,23 +282,29 @@ def test_an_answer_has_at_most_so_many_tokens(name: str, beams: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["vectors", "prefix"])
-@pytest.mark.parametrize("beams", [1, 2])
-def test_a_row_stops_where_the_backbone_can_take_no_more(method: str, beams: int) -> None:
+def test_a_row_stops_where_the_backbone_can_take_no_more(method: str) -> None:
     ours = prompt("gpt2", method)  # 64 positions
     both = rows(ours, (" ".join(["w5"] * 57), "w5 w6"))  # 57 words and P = 4 vectors or keys and values
-    _, room = begin(ours, both, 1000)
-    assert room == [64 - 61 + 1, 64 - 6 + 1]
-    long, short = generate(ours, both, max_new_tokens=1000, beams=beams)
-    assert len(long.split()) <= room[0]
-    assert len(short.split()) <= room[1]
+    assert lengths(ours, both) == [64 - 61 + 1, 64 - 6 + 1]  # the last token of an answer is not read again
 
 
 def test_the_decoder_stops_where_it_has_no_more_positions() -> None:
     ours = prompt("bart")
-    ours.backbone.model.generation_config.eos_token_id = None
-    _, room = begin(ours, rows(ours), 1000)
-    assert room == [64] * 3
-    assert len(generate(ours, rows(ours), max_new_tokens=1000)) == 3
+    assert lengths(ours, rows(ours)) == [64] * 3  # the start token and 63 of the 64 words
+
+
+def lengths(prompt: Prompt, rows: list[Row]) -> list[int]:
+    """How many tokens the answers get where nothing ends them, and beams give them as many."""
+    endless = Ending(words(), frozenset())
+    with torch.no_grad():
+        greedy = decode(*begin(prompt, rows, 1000), endless, Settings(), generators(len(rows)))
+        best = beam(*begin(prompt, rows, 1000), endless, Settings(beams=2))
+    assert [len(ids) for ids in best] == [len(ids) for ids in greedy]
+    return [len(ids) for ids in greedy]
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [generator(0, i) for i in range(count)]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bart"])

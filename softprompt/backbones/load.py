@@ -1,6 +1,8 @@
 """`load_backbone`: from a name or a folder to a frozen, probed backbone."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 

@@ -20,7 +20,7 @@ class PrefixTuning(Method):
     """P keys and values a layer; with `bottleneck` they are made by an MLP that is discarded after training.
 
     `reach` chooses the stacks of an encoder-decoder: the paper trains all three (encoder, decoder, cross-attention).
-    `layers` chooses a range such as "4-5" (from 0, both included); empty means all.
+    `layers` chooses a range such as "4-5" (from 0, both included) of every stack reached; empty means all.
     """
 
     paper = 'Li, Liang 2021, "Prefix-Tuning", 2101.00190; without MLP: Liu et al. 2022, "P-Tuning v2", 2110.07602'
@@ -41,25 +41,23 @@ class PrefixTuning(Method):
     ) -> None:
         super().__init__(spec, start)
         self.bottleneck, self.reach, self.layers, self.dropout = bottleneck, reach, layers, dropout
-        self.chosen = parse_layers(layers, spec.layers)
+        self.chosen = {side: parse_layers(layers, depth_of(spec, side)) for side in sides(spec, reach)}
         given = {"encoder": start.prefix, "decoder": start.decoder, "cross": start.cross}
         self.stacks = nn.ModuleDict()
-        for side in sides(spec, reach):
-            depth = self.chosen if side == "encoder" else range(spec.decoder_layers)
+        for side, chosen in self.chosen.items():
             entries = given[side]
-            chosen = None if entries is None else [pair for i in depth if (pair := entries[i]) is not None]
-            self.stacks[side] = Stack(spec, start.embeds, len(depth), bottleneck, chosen)
+            pairs = None if entries is None else [pair for i in chosen if (pair := entries[i]) is not None]
+            self.stacks[side] = Stack(spec, start.embeds, len(chosen), bottleneck, pairs)
         self.drop = nn.Dropout(dropout)
 
     @override
     def forward(self, batch: Batch, text: Tensor) -> Injection:
-        made = {side: self.drop(stack()) for side, stack in self.parts().items()}
-        first = pairs(made["encoder"], self.chosen, self.spec.layers) if "encoder" in made else None
-        every = range(self.spec.decoder_layers)
-        decoder = pairs(made["decoder"], every, len(every)) if "decoder" in made else None
-        cross = pairs(made["cross"], every, len(every)) if "cross" in made else None
-        side = None if decoder is None and cross is None else Injection(prefix=decoder, cross=cross)
-        return Injection(prefix=first, decoder=side)
+        made = {
+            side: by_layer(self.drop(stack()), self.chosen[side], depth_of(self.spec, side))
+            for side, stack in self.parts().items()
+        }
+        decoder = Injection(prefix=made.get("decoder"), cross=made.get("cross"))
+        return Injection(prefix=made.get("encoder"), decoder=decoder if made.keys() - {"encoder"} else None)
 
     def parts(self) -> dict[str, "Stack"]:
         """The stacks of keys and values by side."""
@@ -132,7 +130,12 @@ def sides(spec: Spec, reach: Reach) -> list[str]:
     return ["encoder", "decoder", "cross"] if reach == "all" else [reach]
 
 
-def pairs(made: Tensor, chosen: range, depth: int) -> Prefix:
+def depth_of(spec: Spec, side: str) -> int:
+    """L, the number of layers of a stack."""
+    return spec.layers if side == "encoder" else spec.decoder_layers
+
+
+def by_layer(made: Tensor, chosen: range, depth: int) -> Prefix:
     """Keys and values [L', 2, K, P, D] of the chosen layers as one entry for each of `depth` layers."""
     place = {layer: i for i, layer in enumerate(chosen)}
     return tuple((made[place[i]][0][None], made[place[i]][1][None]) if i in place else None for i in range(depth))

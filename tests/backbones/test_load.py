@@ -55,7 +55,7 @@ def test_of_clip_the_vision_tower_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [tf.Wav2Vec2Config(), tf.SiglipVisionConfig(), tf.PerceiverConfig(), tf.LlavaConfig()],
+    [tf.Wav2Vec2Config(), tf.SiglipVisionConfig(), tf.LlavaConfig()],
     ids=lambda c: c.model_type,
 )
 def test_a_model_of_another_kind_is_refused(config: tf.PretrainedConfig) -> None:

@@ -24,6 +24,7 @@ from families import (
     prefix,
     real,
     recompute,
+    take,
     tokens,
 )
 from torch import Tensor, nn
@@ -236,8 +237,8 @@ def test_a_row_with_a_shorter_prefix_in_a_mixed_batch_is_the_row_alone(name: str
         own = tuple(
             (k[row : row + 1, :, P - length :], v[row : row + 1, :, P - length :]) for k, v in filter(None, given)
         )
-        alone = answer(frozen, one(data, row), Injection(prefix=own))
-        inside = real(one(data, row)).expand(alone.shape[:2])
+        alone = answer(frozen, take(data, [row]), Injection(prefix=own))
+        inside = real(take(data, [row])).expand(alone.shape[:2])
         near(mixed[row : row + 1][inside], alone[inside])
 
 
@@ -250,16 +251,8 @@ def test_a_row_with_a_shorter_decoder_prefix_is_the_row_alone(name: str) -> None
     side = Injection(prefix=own, cross=cross, prefix_mask=keep)
     mixed = answer(frozen, data, Injection(decoder=side))
     first = [tuple((k[:1, :, 1:], v[:1, :, 1:]) for k, v in filter(None, x)) for x in (own, cross)]
-    alone = answer(frozen, one(data, 0), Injection(decoder=Injection(prefix=first[0], cross=first[1])))
+    alone = answer(frozen, take(data, [0]), Injection(decoder=Injection(prefix=first[0], cross=first[1])))
     near(mixed[:1], alone)
-
-
-def one(data: Batch, row: int) -> Batch:
-    """A batch of one row."""
-    cut = slice(row, row + 1)
-    side = None if data.decoder is None else one(data.decoder, row)
-    pixels = None if data.pixels is None else data.pixels[cut]
-    return Batch(data.input_ids[cut], data.mask[cut], data.slots[cut], decoder=side, pixels=pixels)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

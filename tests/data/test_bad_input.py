@@ -168,6 +168,11 @@ def test_the_offset_of_an_undecodable_byte_is_told_with_a_likely_encoding(file):
     assert read(path, encoding="cp1252").examples[1].fields["text"] == "café films"
 
 
+def test_the_offset_counts_the_byte_order_mark(file):
+    (problem,) = check(file(b"\xef\xbb\xbf" + FOUR.replace(b"two", b"caf\xe9"))).problems[:1]
+    assert problem.found == "byte 0xe9 at byte offset 31"
+
+
 @pytest.mark.parametrize("encoding", ["no-such", "utf-16"])
 def test_an_encoding_that_cannot_be_is_refused(file, encoding):
     with pytest.raises(DataError, match="SP-E105"):
@@ -251,6 +256,13 @@ def test_a_last_line_that_is_cut_off_is_named(file):
     assert (problem.code, problem.where) == ("SP-E108", f"{path}:3")
     assert "cut off" in problem.found
     assert len(read(path, on_bad_row="skip")) == 2
+
+
+def test_only_the_last_line_is_called_cut_off(file):
+    whole = as_jsonl("one film", "good") + as_jsonl("two films", "bad")
+    (problem,) = [problem for problem in check(file(b'{"text": "x\n' + whole, "rows.jsonl")).problems][:1]
+    assert problem.code == "SP-E108"
+    assert "cut off" not in problem.found
 
 
 def test_a_list_that_is_cut_off_is_named(file):

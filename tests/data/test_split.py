@@ -51,7 +51,7 @@ def test_nothing_is_lost_and_equal_inputs_stay_together(rows, seed):
 
 
 def test_small_classes_still_fill_the_small_parts_and_single_rows_train():
-    data = examples([f"class {n // 3}" for n in range(300)] + ["alone"])
+    data = examples([f"class {n // 3}" for n in range(300)] + ["lonely"])
     for seed in range(10):
         train, dev = split(data, (0.8, 0.2), seed)
         assert len(dev) in (59, 60, 61)
