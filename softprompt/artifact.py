@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from softprompt import __version__, canary, container
@@ -18,25 +18,26 @@ from softprompt.backbones import Backbone
 from softprompt.canary import Canary
 from softprompt.core import Spec, Start
 from softprompt.data import TaskKind
-from softprompt.errors import ArtifactError
+from softprompt.errors import ArtifactError, RecipeError
 from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer
 from softprompt.images import ImageTemplate
-from softprompt.methods import find
+from softprompt.methods import check_options, find, name_of
 from softprompt.prompt import Prompt, Task
-from softprompt.template import Template, tokenizer_hash
+from softprompt.recipe import bare_name
+from softprompt.template import Template, Truncate, tokenizer_hash
 
 
 class Part(BaseModel):
     """A part of a card; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MethodCard(Part):
     """What the tensors are."""
 
     name: str
-    length: int
+    length: int = Field(ge=1, le=10_000)
     options: dict[str, Any] = {}
     trained_as: str = ""  # the method before its reparameterisation was folded away
 
@@ -53,8 +54,8 @@ class TemplateCard(Part):
 
     text: str
     hash: str
-    limit: int | None = None
-    cut: str = "tail"
+    limit: int | None = Field(None, ge=1)
+    cut: Truncate = "tail"
 
 
 class BackboneCard(Part):
@@ -108,8 +109,7 @@ class Artifact:
         """The artifact of a trained prompt: reparameterisation folded away, canaries recorded."""
         folded = Prompt(prompt.backbone, prompt.method.fold(), prompt.head, prompt.template, prompt.task).eval()
         backbone, template, method = prompt.backbone, prompt.template, folded.method
-        name = type(method).__module__.rpartition(".")[2]
-        trained_as = type(prompt.method).__module__.rpartition(".")[2]
+        name, trained_as = name_of(method), name_of(prompt.method)
         vision = backbone.spec.kind == "vision"
         card = Card(
             method=MethodCard(name=name, length=method.length, options=method.options(), trained_as=trained_as),
@@ -185,15 +185,12 @@ class Artifact:
         """
         self.check_backbone(backbone)
         card = self.card
-        head = make_head(card.head, backbone.spec)
-        spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
-        kind = find(card.method.name)
         try:
-            method = kind(spec, Start(torch.zeros(card.method.length, spec.hidden)), **card.method.options)
-            template = self.template(backbone, prefix=0 if kind.slots else card.method.length)
-            prompt = Prompt(backbone, method, head, template, Task(**card.task.model_dump()))
+            with torch.random.fork_rng(devices=[]):  # weights begin at random before they are loaded
+                prompt = self.assemble(backbone)
             prompt.load_state_dict(self.tensors)
-        except (RuntimeError, TypeError, ValueError) as error:
+            check_answers(prompt)
+        except (LookupError, RuntimeError, TypeError, ValueError, RecipeError) as error:
             raise ArtifactError(
                 "SP-E311",
                 f"{error}"[:200],
@@ -201,7 +198,7 @@ class Artifact:
                 "get the file again",
                 where=self.where,
             ) from error
-        if template.hash != card.template.hash:
+        if prompt.template.hash != card.template.hash:
             raise ArtifactError(
                 "SP-E323",
                 "another way to write text around the prompt",
@@ -213,14 +210,24 @@ class Artifact:
         canary.check(prompt, card.canaries, self.where)
         return prompt
 
+    def assemble(self, backbone: Backbone) -> Prompt:
+        """The prompt that the card describes, with weights still to be loaded."""
+        card = self.card
+        head = make_head(card.head, backbone.spec)
+        spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
+        kind = find(card.method.name)
+        check_options(kind, card.method.options)
+        method = kind(spec, Start(torch.zeros(card.method.length, spec.hidden)), **card.method.options)
+        template = self.template(backbone, prefix=0 if kind.slots else card.method.length)
+        return Prompt(backbone, method, head, template, Task(**card.task.model_dump()))
+
     def template(self, backbone: Backbone, prefix: int) -> Any:
         """The template of the card, for this backbone."""
         card = self.card.template
         length = self.card.method.length
         if backbone.spec.kind == "vision":
             return ImageTemplate(card.text, backbone, length=length)
-        limit = None if card.limit is None else card.limit + prefix
-        return Template(card.text, backbone, length=length, prefix=prefix, limit=limit, cut=card.cut)  # type: ignore[arg-type]
+        return Template(card.text, backbone, length=length, prefix=prefix, limit=card.limit, cut=card.cut)
 
 
 def describe(backbone: Backbone) -> BackboneCard:
@@ -229,7 +236,7 @@ def describe(backbone: Backbone) -> BackboneCard:
     processor = backbone.tokenizer
     tokenizer = "" if processor is None or spec.kind == "vision" else tokenizer_hash(processor)
     return BackboneCard(
-        name=Path(backbone.name).name if Path(backbone.name).exists() else backbone.name,
+        name=bare_name(backbone.name),
         family=backbone.model.config.model_type,
         kind=spec.kind,
         hidden=spec.hidden,
@@ -251,6 +258,19 @@ def make_head(card: HeadCard, spec: Spec) -> Head:
         raise ArtifactError("SP-E310", f"head {card.name!r}", f"one of {', '.join(kinds)}", "update softprompt")
     head: Head = kinds[card.name](spec.states, **card.options)
     return head
+
+
+def check_answers(prompt: Prompt) -> None:
+    """Raise `ValueError` where the head has other classes than the task, or words that the backbone does not know."""
+    head, classes = prompt.head, len(prompt.task.labels)
+    given = {"classes": classes, "tags": classes} | head.options()
+    answers = len(head.words) if isinstance(head, Verbalizer) else classes
+    if {given["classes"], given["tags"], answers} != {classes}:
+        raise ValueError(f"a {head.name} for another number of classes than {classes}")
+    if isinstance(head, Verbalizer):
+        rows = prompt.backbone.model.get_input_embeddings().weight.shape[0]
+        if not all(0 <= i < rows for word in head.words for i in word):
+            raise ValueError(f"class words outside the {rows} tokens of the backbone")
 
 
 def short(value: object) -> str:

@@ -7,27 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from typing_extensions import override
 
-from softprompt.core import Batch, Example, Injection, Row
+from softprompt.core import Example, Injection, Row
 from softprompt.heads import Classifier, LanguageModel, Regressor, Tagger, Verbalizer, pooled
-from softprompt.methods import Method
 from softprompt.metrics import majority_predictions
 from softprompt.plan import Plan, spoken
-from softprompt.prompt import Prompt, by_length
+from softprompt.prompt import Prompt, by_length, without_prompt
 
 ROWS = 64  # rows of one forward
-
-
-class Bare(Method):
-    """A method that adds nothing: the backbone alone."""
-
-    def __init__(self) -> None:
-        torch.nn.Module.__init__(self)
-
-    @override
-    def forward(self, batch: Batch, text: Tensor) -> Injection:
-        return Injection()
 
 
 def majority(plan: Plan, examples: Sequence[Example]) -> list[Any]:
@@ -36,11 +23,6 @@ def majority(plan: Plan, examples: Sequence[Example]) -> list[Any]:
     labels = [example.label for example in plan.train]
     answers: list[Any] = majority_predictions(plan.kind, labels, len(examples), words=words)
     return answers
-
-
-def without_prompt(prompt: Prompt) -> Prompt:
-    """The same question to the bare backbone: the template without its slots, nothing injected."""
-    return Prompt(prompt.backbone, Bare(), prompt.head, prompt.template.without_soft(), prompt.task)
 
 
 def zero_shot(prompt: Prompt, examples: Sequence[Example]) -> list[Any] | None:
@@ -71,8 +53,11 @@ def probe(prompt: Prompt, plan: Plan, examples: Sequence[Example]) -> list[Any] 
         numbers = [float(str(example.label)) for example in plan.train]
         ridge = make_pipeline(StandardScaler(), RidgeCV([0.1, 1, 10, 100, 1000])).fit(train, numbers)
         return [float(x) for x in ridge.predict(test)]
+    labels = [str(example.label) for example in plan.train]
+    if len(set(labels)) == 1:  # nothing to tell apart
+        return [labels[0]] * len(examples)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    return list(model.fit(train, [str(example.label) for example in plan.train]).predict(test))
+    return [str(label) for label in model.fit(train, labels).predict(test)]
 
 
 @torch.inference_mode()

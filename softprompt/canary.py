@@ -4,6 +4,7 @@ They catch what checksums cannot: another backbone with the same shapes, another
 server that loads a prompt and then ignores it. The sentences are ours, so a card gives away nothing of anyone's data.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from softprompt.baselines import without_prompt
 from softprompt.core import Example, Row
 from softprompt.errors import ArtifactError
 from softprompt.heads import Regressor, Tagger
-from softprompt.prompt import Prompt
+from softprompt.prompt import Prompt, without_prompt
 
 SENTENCES = (
     "The morning train to the coast was late again.",
@@ -33,7 +33,7 @@ COARSE = 0.25
 class Canary(BaseModel):
     """One input and the outputs that a prompt gives it: the largest log-probabilities by index, or a number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     input: str
     outputs: dict[int, float]
@@ -52,14 +52,16 @@ def rows(prompt: Prompt) -> list[Row]:
     """The canaries as rows of this prompt's task."""
     if prompt.backbone.spec.kind == "vision":
         config = prompt.backbone.model.config
-        return [
-            Row([0], [-1], pixels=pattern(config.num_channels, config.image_size, k)) for k in range(len(SENTENCES))
-        ]
+        images = [pattern(config.num_channels, config.image_size, k) for k in range(len(SENTENCES))]
+        return [prompt.template.row(image) for image in images]  # type: ignore[attr-defined]
     words = isinstance(prompt.head, Tagger)
     fields = prompt.template.fields
     examples = [Example({name: tuple(text.split()) if words else text for name in fields}) for text in SENTENCES]
     answer = [prompt.template.filler] if prompt.head.reads == "logits" else None
-    return [prompt.template.encode(example, answer, close=False) for example in examples]
+    template = copy(prompt.template)
+    if template.cut == "error":  # that refuses a user's long texts, not ours
+        template.cut = "tail"
+    return [template.encode(example, answer, close=False) for example in examples]
 
 
 def pattern(channels: int, size: int, number: int) -> Tensor:
@@ -89,7 +91,8 @@ def single(prompt: Prompt, row: Row) -> Tensor:
     if head.reads == "logits":
         return output.logits[0, 0].float().log_softmax(-1).cpu()  # type: ignore[no-any-return]
     if isinstance(head, Tagger):
-        return head.scores(output, batch)[0, row.words[0]].cpu()
+        first = next((place for place in row.words if place >= 0), 0)
+        return head.scores(output, batch)[0, first].cpu()
     return (head.standard(output, batch) if isinstance(head, Regressor) else head.scores(output, batch)[0]).cpu()
 
 
@@ -104,15 +107,25 @@ def record(prompt: Prompt) -> list[Canary]:
 
 
 def compare(prompt: Prompt, recorded: list[Canary]) -> Findings:
-    """How far a prompt is from what was recorded, and how much it does at all."""
+    """How far a prompt is from what was recorded, and how much it does at all; NaN where an output is NaN."""
     now, bare = outputs(prompt), outputs(without_prompt(prompt))
-    gaps = [abs(now[k][i].item() - value) for k, canary in enumerate(recorded) for i, value in canary.outputs.items()]
+    gaps = [now[k, i] - value for k, canary in enumerate(recorded) for i, value in canary.outputs.items()]
     tolerance = TOLERANCE.get(prompt.backbone.dtype, COARSE)
-    return Findings(max(gaps), (now - bare).abs().max().item(), tolerance)
+    return Findings(torch.stack(gaps).abs().max().item(), (now - bare).abs().max().item(), tolerance)
 
 
 def check(prompt: Prompt, recorded: list[Canary], where: str) -> None:
     """Raise `ArtifactError` where the prompt does nothing here, or something else than when it was made."""
+    width = outputs(prompt).shape[1]
+    whole = tuple(canary.input for canary in recorded) == SENTENCES and all(canary.outputs for canary in recorded)
+    if not whole or not all(0 <= i < width for canary in recorded for i in canary.outputs):
+        raise ArtifactError(
+            "SP-E310",
+            "a card with other canaries",
+            f"{len(SENTENCES)} of this version",
+            "update softprompt",
+            where=where,
+        )
     found = compare(prompt, recorded)
     if found.effect < 1e-6:
         raise ArtifactError(

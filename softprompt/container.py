@@ -132,7 +132,7 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         _check_length(raw, _entries(content), len(data))
         return _tensors(data)
     except ArtifactError as error:
-        do = "save it again as safetensors, and get the file again if it is one"
+        do = "save the adapter again as safetensors" if error.do == FOREIGN else error.do
         raise ArtifactError(error.code, error.found, error.expected, do, where=str(path)) from error
 
 

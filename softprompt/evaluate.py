@@ -13,7 +13,7 @@ from softprompt import baselines
 from softprompt.core import Example
 from softprompt.data import TaskKind
 from softprompt.heads import LanguageModel, Verbalizer
-from softprompt.metrics import METRICS, Score, reported_metrics
+from softprompt.metrics import Score, find_metric, reported_metrics
 from softprompt.plan import Plan
 from softprompt.prompt import Prediction, Prompt, by_length
 
@@ -50,7 +50,7 @@ def references(kind: TaskKind, examples: Sequence[Example]) -> list[Any]:
 
 def score(kind: TaskKind, metric: str, answers: Sequence[Any], examples: Sequence[Example], **options: Any) -> Score:
     """One metric of answers [N] to examples [N], with its interval."""
-    return METRICS[metric](answers, references(kind, examples), **options)
+    return find_metric(metric)(answers, references(kind, examples), **options)
 
 
 def scores(prompt: Prompt, examples: Sequence[Example], first: str, predictions: Sequence[Prediction]) -> list[Score]:
@@ -89,7 +89,7 @@ def dev_score(prompt: Prompt, plan: Plan) -> dict[str, Any]:
     metric = plan.recipe.task.metric
     answers = [prediction.answer for prediction in prompt.predict(plan.dev, batch_size=size)]
     found = score(plan.kind, metric, answers, plan.dev, draws=2).value
-    signed = found if METRICS[metric].higher_is_better else -found
+    signed = found if find_metric(metric).higher_is_better else -found
     return {"loss": loss, metric: found, "key": [signed, -loss]}
 
 

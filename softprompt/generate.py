@@ -178,8 +178,8 @@ def generate(
     """The answer to every row, in their order; rows are encoded without an answer.
 
     An answer ends at EOS, before a stop string, after `max_new_tokens`, or where the backbone can take no more tokens.
-    Raises `RecipeError` for options that cannot be followed and for rows that are empty or have an answer already,
-    `Unsupported` for backbones that do not write, and `DataError` for rows longer than the backbone can take.
+    Raises `RecipeError` for options that cannot be followed and for rows that have an answer already, `Unsupported`
+    for backbones that do not write, and `DataError` for rows longer than the backbone can take.
     """
     settings = Settings(max_new_tokens, beams, temperature, top_k, top_p, seed, repetition, length_penalty)
     check(prompt, rows)
@@ -204,7 +204,7 @@ def generate(
 
 
 def check(prompt: Prompt, rows: Sequence[Row]) -> None:
-    """Raise for a backbone that does not write, and for rows that are empty or have an answer already."""
+    """Raise for a backbone that does not write, and for rows that have an answer already."""
     if prompt.backbone.spec.kind not in ("causal", "seq2seq"):
         raise Unsupported(
             "SP-E418",
@@ -213,10 +213,6 @@ def check(prompt: Prompt, rows: Sequence[Row]) -> None:
             "use a backbone that writes, or a task with classes, tags or numbers",
         )
     for i, row in enumerate(rows):
-        if not row.ids:
-            raise RecipeError(
-                "SP-E247", f"no token in row {i}", "a text to go on from", "write words into the template"
-            )
         if any(label != IGNORE for label in (row.decoder or row).labels):
             raise RecipeError(
                 "SP-E246", f"an answer in row {i}", "rows without one", "encode with `Prompt.row(..., labelled=False)`"

@@ -4,7 +4,7 @@ A head never shifts labels: the template aligned them. Losses are sums with thei
 accumulation over batches of different size is exact.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,8 @@ class Verbalizer(LanguageModel):
 
     def __init__(self, words: list[list[int]], *, fill: bool = False) -> None:
         super().__init__()
+        if not words or not all(words):
+            raise ValueError("every class needs a word of one token or more")
         self.words, self.fill = words, fill
         longest = max(len(word) for word in words)
         ids = torch.tensor([word + [0] * (longest - len(word)) for word in words])
@@ -112,7 +114,7 @@ class Verbalizer(LanguageModel):
         answer = (aligned(output, batch) != IGNORE).int().argmax(1)  # [B], index into the columns
         logits = output.logits[torch.arange(len(answer), device=answer.device), answer].float()  # [B, V]
         ids, keep = self.get_buffer("ids"), self.get_buffer("keep")
-        per_token = logits[:, ids] * keep  # [B, C, W]
+        per_token = logits[:, ids].masked_fill(~keep, 0.0)  # [B, C, W]
         return (per_token.sum(-1) / keep.sum(-1)).log_softmax(-1)
 
     @override
@@ -139,7 +141,7 @@ class Classifier(Head):
 
     def __init__(self, states: int, classes: int, *, pool: Pool = "mean") -> None:
         super().__init__()
-        self.classes, self.pool = classes, pool
+        self.classes, self.pool = classes, known_pool(pool)
         self.linear = nn.Linear(states, classes)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
@@ -166,7 +168,7 @@ class Regressor(Head):
 
     def __init__(self, states: int, *, mean: float = 0.0, scale: float = 1.0, pool: Pool = "mean") -> None:
         super().__init__()
-        self.mean, self.scale, self.pool = mean, scale, pool
+        self.mean, self.scale, self.pool = mean, scale, known_pool(pool)
         self.linear = nn.Linear(states, 1)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
@@ -176,13 +178,14 @@ class Regressor(Head):
         return self.linear(pooled(output, batch, self.pool))[:, 0]  # type: ignore[no-any-return]
 
     def numbers(self, output: Output, batch: Batch) -> Tensor:
-        """Predictions [B] in the units of the targets."""
-        return self.standard(output, batch) * self.scale + self.mean
+        """Predictions [B] in the units of the targets, float64: far from zero, float32 would round them together."""
+        return self.standard(output, batch).double() * self.scale + self.mean
 
     @override
     def loss(self, output: Output, batch: Batch) -> Tensor:
         assert batch.target is not None
-        return (self.standard(output, batch) - (batch.target.float() - self.mean) / self.scale).square().sum()
+        wanted = ((batch.target.double() - self.mean) / self.scale).float()
+        return (self.standard(output, batch) - wanted).square().sum()
 
     @override
     def options(self) -> dict[str, Any]:
@@ -224,6 +227,13 @@ class Tagger(Head):
         return {"tags": self.tags}
 
 
+def known_pool(pool: Pool) -> Pool:
+    """The pooling itself; raises `ValueError` for any other word."""
+    if pool not in get_args(Pool):
+        raise ValueError(f"pool {pool!r} is none of {', '.join(get_args(Pool))}")
+    return pool
+
+
 def pooled(output: Output, batch: Batch, pool: Pool) -> Tensor:
     """One state [B, H] a row: the mean over text tokens, the first text token, or the last one.
 
@@ -232,6 +242,7 @@ def pooled(output: Output, batch: Batch, pool: Pool) -> Tensor:
     assert output.hidden is not None
     hidden = output.hidden.float()
     if batch.pixels is not None:  # [CLS, prompt, patches]
+        hidden = torch.cat([hidden[:, :1], hidden[:, 1 + batch.vectors :]], 1)
         return hidden.mean(1) if pool == "mean" else hidden[:, 0 if pool == "cls" else -1]
     text = batch.mask & (batch.slots == TEXT)
     if pool == "mean":

@@ -4,8 +4,10 @@ import hashlib
 from copy import copy
 from typing import Any
 
+from torch import Tensor
+
 from softprompt.backbones import Backbone
-from softprompt.core import Example, Row
+from softprompt.core import TEXT, Example, Row
 from softprompt.errors import DataError, RecipeError
 
 
@@ -20,6 +22,10 @@ class ImageTemplate:
             raise RecipeError(
                 "SP-E220", f"template {text!r} for images", "{soft} or nothing", "leave task.template out"
             )
+        if backbone.tokenizer is None:
+            raise RecipeError(
+                "SP-E221", "no image processor", "how the model wants its pixels", "add preprocessor_config.json"
+            )
         self.text, self.processor = text, backbone.tokenizer
         self.vectors = length if text else 0
 
@@ -32,26 +38,32 @@ class ImageTemplate:
     @property
     def hash(self) -> str:
         """SHA-256 over everything that decides the pixels of a row."""
-        settings: Any = self.processor.to_json_string() if self.processor is not None else ""
+        settings: Any = self.processor.to_json_string()
         return hashlib.sha256(f"{self.text}\0{settings}".encode()).hexdigest()
 
-    def encode(self, example: Example, answer: list[int] | None = None, *, close: bool = True) -> Row:
+    def encode(self, example: Example) -> Row:
         """One image as pixels [channels, height, width]; raises `DataError` for files that are no images."""
-        from PIL import Image, UnidentifiedImageError
-
+        try:
+            from PIL import Image
+        except ImportError as error:
+            do = "pip install 'softprompt[data]'"
+            raise DataError("SP-E110", "no package 'pillow'", "pillow, which reads images", do) from error
         if example.image is None:
-            raise DataError(
-                "SP-E105",
-                "an example without an image",
-                "an image file",
-                "give a folder of images",
-                where=example.where,
-            )
+            raise unreadable(example, "an example without an image")
         try:
             with Image.open(example.image) as image:
+                if image.mode[:1] in ("I", "F"):  # `convert` would clip more than 8 bits a channel to white
+                    raise unreadable(example, f"an image of mode {image.mode}, more than 8 bits a channel")
                 pixels = self.processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DataError(
-                "SP-E105", f"{error}"[:160], "a readable image", "remove or replace the file", where=example.where
-            ) from error
-        return Row([0], [-1], pixels=pixels)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of these are PIL's
+            raise unreadable(example, f"{error}"[:160]) from error
+        return self.row(pixels)
+
+    def row(self, pixels: Tensor) -> Row:
+        """The row of an image [channels, height, width]: places for CLS and the prompt, which stands after it."""
+        return Row([self.filler] * (1 + self.vectors), [TEXT, *range(self.vectors)], pixels=pixels)
+
+
+def unreadable(example: Example, found: str) -> DataError:
+    """An image that is missing or cannot be used as it is."""
+    return DataError("SP-E129", found, "a readable image", "remove or replace the file", where=example.where)

@@ -15,6 +15,7 @@ from softprompt.backbones import Backbone
 from softprompt.backbones.text import tokens_only
 from softprompt.core import TEXT, Batch, Pair, Prefix, Start
 from softprompt.errors import RecipeError
+from softprompt.tokens import continuation
 
 Kind = Literal["vocabulary", "text", "labels", "random"]
 COMMON = 5000  # ids that count as frequent: tokenizers number tokens by frequency
@@ -34,7 +35,8 @@ def make_start(
     """Initial vectors [P, H] and, with `keys`, the keys and values [1, K, P, D] of every layer.
 
     `text` is the text to start from (`kind="text"`), `labels` the class names (`kind="labels"`); what they do not fill
-    is filled with sampled vocabulary. `pixels` [B, channels, h, w] are training images, for vision backbones.
+    is filled with sampled vocabulary. `pixels` [B, channels, h, w] are training images, for vision backbones. Raises
+    `RecipeError` where a kind does not fit the task or the backbone.
     """
     generator = torch.Generator().manual_seed(seed)
     if backbone.spec.kind == "vision":
@@ -44,13 +46,14 @@ def make_start(
         ids = (backbone.tokenizer(text, add_special_tokens=False)["input_ids"] + sampled)[:length]
         note = f"text {backbone.tokenizer.decode(ids)[:60]!r}"
     elif kind == "labels":
-        ids, note = label_ids(backbone, labels, sampled, length), "class labels, then sampled vocabulary"
+        words = label_words(backbone, labels)
+        ids, note = ([i for word in words for i in word] + sampled)[:length], "class labels, then sampled vocabulary"
     else:
         ids, note = sampled, f"{length} of the first {COMMON} tokens"
-    embeds = backbone.tokens(torch.tensor([ids], device=backbone.device))[0].float().cpu()
+    embeds = embedded(backbone, ids)
     if kind == "labels":
-        means = [mean_embedding(backbone, label) for label in labels][:length]
-        embeds[: len(means)] = torch.stack(means) if means else embeds[:0]
+        means = [embedded(backbone, word).mean(0) for word in words]
+        embeds = torch.cat([torch.stack(means), embedded(backbone, sampled)])[:length]
     if kind == "random":
         embeds = torch.randn(length, backbone.spec.hidden, generator=generator) * backbone.spec.rms
         note = f"normal, in the scale of the embeddings (rms {backbone.spec.rms:.3g})"
@@ -76,7 +79,7 @@ def recorded_start(backbone: Backbone, batch: Batch, embeds: Tensor, length: int
 
 def sample_vocabulary(backbone: Backbone, length: int, generator: torch.Generator) -> list[int]:
     """Ids of frequent ordinary tokens, without repeats while there are enough of them."""
-    rows = backbone.model.get_input_embeddings().weight.shape[0]
+    rows = min(backbone.model.get_input_embeddings().weight.shape[0], len(backbone.tokenizer))
     special = set(backbone.tokenizer.all_special_ids)
     frequent = [i for i in range(min(COMMON, rows)) if i not in special]
     rounds = -(-length // len(frequent))
@@ -84,18 +87,17 @@ def sample_vocabulary(backbone: Backbone, length: int, generator: torch.Generato
     return [frequent[i] for i in order[:length]]
 
 
-def label_ids(backbone: Backbone, labels: Sequence[str], sampled: list[int], length: int) -> list[int]:
-    """The tokens of the class names one after the other, filled up with sampled vocabulary."""
-    if not labels:
+def label_words(backbone: Backbone, labels: Sequence[str]) -> list[list[int]]:
+    """The tokens of every class name, as it stands in running text."""
+    words = [continuation(backbone.tokenizer, label) for label in labels]
+    if not words or not all(words):
         raise RecipeError("SP-E230", "init=labels without class names", "a classification task", "use init=vocabulary")
-    words = [i for label in labels for i in backbone.tokenizer(label, add_special_tokens=False)["input_ids"]]
-    return (words + sampled)[:length]
+    return words
 
 
-def mean_embedding(backbone: Backbone, label: str) -> Tensor:
-    """The mean embedding [H] of a class name's tokens."""
-    ids = backbone.tokenizer(label, add_special_tokens=False)["input_ids"]
-    return backbone.tokens(torch.tensor([ids], device=backbone.device))[0].float().mean(0).cpu()
+def embedded(backbone: Backbone, ids: list[int]) -> Tensor:
+    """The embeddings [P, H] of token ids, float32 on the CPU."""
+    return backbone.tokens(torch.tensor([ids], device=backbone.device))[0].float().cpu()
 
 
 def randomised(start: Start, generator: torch.Generator) -> Start:
@@ -117,6 +119,9 @@ def vision_start(
     backbone: Any, kind: Kind, length: int, pixels: Tensor | None, keys: bool, generator: torch.Generator
 ) -> Start:
     """Uniform vectors as in VPT (arXiv:2203.12119, v = sqrt(6 / (3 patch^2 + H))); keys and values of real images."""
+    if kind == "labels":
+        found, expected = "init=labels for images", "a backbone that reads words"
+        raise RecipeError("SP-E230", found, expected, "use init=random")
     config, spec = backbone.model.config, backbone.spec
     bound = (6 / (3 * config.patch_size**2 + spec.hidden)) ** 0.5
     embeds = (torch.rand(length, spec.hidden, generator=generator) * 2 - 1) * bound
@@ -145,27 +150,31 @@ def side_by_side(pair: Pair, length: int) -> Pair:
 def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> Start:
     """A warm start: the vectors, keys and values of a stored prompt of the same shape.
 
-    Raises `RecipeError` where the stored prompt has other shapes than the one about to be trained.
+    Sides that the stored prompt lacks begin as `method_start` says. Raises `RecipeError` where the stored prompt has
+    other shapes than the one about to be trained, or vectors for a place where that one has none.
     """
-    if "prompt" in stored:
+    keys = method_start.prefix is not None
+    if "prompt" in stored and not keys:
         if stored["prompt"].shape != method_start.embeds.shape:
             raise mismatch(where, tuple(stored["prompt"].shape), tuple(method_start.embeds.shape))
         return replace(method_start, embeds=stored["prompt"].float(), note=f"prompt {where}")
     sides = {"encoder": method_start.prefix, "decoder": method_start.decoder, "cross": method_start.cross}
-    found: dict[str, Prefix | None] = {}
-    for side, prefix in sides.items():
-        made = stored.get(f"stacks.{side}.prefix")  # [L, 2, K, P, D]
-        found[side] = (
-            None if made is None else tuple((layer[0][None].float(), layer[1][None].float()) for layer in made)
-        )
-        if made is not None and prefix is not None and len(made) != len(prefix):
-            raise mismatch(where, len(made), len(prefix))
-    if not any(found.values()):
+    given = {side: made for side in sides if (made := stored.get(f"stacks.{side}.prefix")) is not None}
+    if not given or not keys:
         raise RecipeError(
-            "SP-E231", f"no prompt vectors in {where}", "a prompt_tuning or prefix artifact", "set init.source"
+            "SP-E231",
+            f"no {'keys and values' if keys else 'vectors'} in {where}",
+            "a prompt of the kind that is about to be trained",
+            "set init.source to a prompt of the same method",
         )
+    for side, made in given.items():  # [L, 2, K, P, D]
+        start = sides[side]
+        wanted = None if start is None else (len(start), 2, *start[0][0].shape[1:])  # type: ignore[index]
+        if tuple(made.shape) != wanted:
+            raise mismatch(where, tuple(made.shape), wanted)
+        sides[side] = tuple((layer[0][None].float(), layer[1][None].float()) for layer in made)
     return replace(
-        method_start, prefix=found["encoder"], decoder=found["decoder"], cross=found["cross"], note=f"prompt {where}"
+        method_start, prefix=sides["encoder"], decoder=sides["decoder"], cross=sides["cross"], note=f"prompt {where}"
     )
 
 

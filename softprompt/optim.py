@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from softprompt.errors import TrainingError
 from softprompt.methods import Group
 from softprompt.recipe import OptimSection
 
@@ -73,10 +74,10 @@ def factor(section: OptimSection, step: int, total: int) -> float:
 
 
 def clip(optimizer: Optimizer, rates: list[float], limit: float | None) -> float:
-    """Shrink all gradients so that the expected change of the loss per step stays below `limit`; returns its size.
+    """Shrink all gradients so that the norm of gradient times rate is at most `limit`; returns that norm before.
 
-    The norm is taken over gradient times rate, relative to the largest rate, so that it means the same for parameters
-    of any scale: a gradient with respect to an embedding of rms 0.02 is fifty times one of rms 1.
+    The rate is in it so that it means the same for parameters of any scale: a gradient with respect to an embedding of
+    rms 0.02 is fifty times one of rms 1. Raises `TrainingError` where no parameter has a gradient.
     """
     scaled: Iterable[Tensor] = [
         (weight.grad * rate).square().sum()
@@ -84,7 +85,12 @@ def clip(optimizer: Optimizer, rates: list[float], limit: float | None) -> float
         for weight in group["params"]
         if weight.grad is not None
     ]
-    norm = float(torch.stack(list(scaled)).sum().sqrt())
+    squares = list(scaled)
+    if not squares:
+        raise TrainingError(
+            "SP-E521", "no gradient for any trained parameter", "a prompt that the loss depends on", "check the method"
+        )
+    norm = float(torch.stack(squares).sum().sqrt())
     if limit is not None and norm > limit:
         for group in optimizer.param_groups:
             for weight in group["params"]:

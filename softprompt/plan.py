@@ -12,23 +12,31 @@ from typing import Any
 
 import torch
 
+from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
+from softprompt.choices import (
+    check_words,
+    choose_head,
+    choose_init,
+    choose_rate,
+    default_template,
+    speaks,
+    spoken,
+)
 from softprompt.core import Example, Start
 from softprompt.data import Columns, Dataset, TaskKind, k_shot, leakage, read, split
+from softprompt.data.checks import by_class, content
 from softprompt.errors import DataError, RecipeError
 from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer
 from softprompt.images import ImageTemplate
 from softprompt.init import from_prompt, make_start
-from softprompt.methods import Method, find, option_names
-from softprompt.metrics import default_metric
+from softprompt.methods import check_options, find
+from softprompt.metrics import default_metric, find_metric
 from softprompt.prompt import Prompt, Task
 from softprompt.recipe import Recipe
-from softprompt.template import Template, continuation
+from softprompt.template import Template, wrong
 
-FEW = 20  # classes up to which words stand for them by default
-LONGEST = 4  # tokens of a class word up to which words are the default
-TRAVEL = 60.0  # how far `lr: auto` lets a vector move over a whole run, in units of its own scale
-RATES = (0.005, 0.3)  # the bounds of `lr: auto`, per step
+__all__ = ["Plan", "build", "check_options", "default_template", "fill", "make_plan", "spoken"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,14 @@ def make_plan(recipe: Recipe, backbone: Backbone) -> Plan:
     train, dev, test = divide(recipe, data, parts)
     notes = [*data.notes, f"{len(train)} train, {len(dev)} dev, {len(test)} test examples"]
     for name, part in (("dev", dev), ("test", test)):
-        notes += refuse_leaks(data, train, part, name, recipe.data.allow_leakage)
+        if not part:
+            raise DataError("SP-E132", f"no {name} example", f"some to score on, or data.{name}", "set data.split")
+    for name, part, other, seen in (
+        ("dev", dev, "train", train),
+        ("test", test, "train", train),
+        ("test", test, "dev", dev),
+    ):
+        notes += refuse_leaks(data, seen, part, f"{name} examples that are in {other}", recipe.data.allow_leakage)
     sources = {"train": data, **parts}
     return Plan(
         recipe=fill(recipe, backbone, data, train),
@@ -113,25 +128,26 @@ def divide(
     made |= {name: part.examples for name, part in parts.items()}
     if recipe.data.shots:
         made["train"] = k_shot(made["train"], recipe.data.shots, recipe.data.seed)
-        if "dev" not in parts:  # a few-shot run that chooses on a large dev set is not a few-shot run
-            made["dev"] = k_shot(made["dev"], recipe.data.shots, recipe.data.seed)
+        if "dev" not in parts and made["dev"]:  # a few-shot run that chooses on a large dev set is not a few-shot run
+            fewest = min(len({content(e) for e in members}) for members in by_class(made["dev"]).values())
+            made["dev"] = k_shot(made["dev"], min(recipe.data.shots, fewest), recipe.data.seed)
     return made["train"], made["dev"], made["test"]
 
 
-def refuse_leaks(data: Dataset, train: list[Example], part: list[Example], name: str, allow: bool) -> list[str]:
-    """Raise `DataError` where examples of dev or test occur in train; with `allow`, say so instead."""
-    found = leakage(replace(data, examples=train), replace(data, examples=part))
+def refuse_leaks(data: Dataset, seen: list[Example], part: list[Example], what: str, allow: bool) -> list[str]:
+    """Raise `DataError` where examples of a part were seen before; with `allow`, say so instead."""
+    found = leakage(replace(data, examples=seen), replace(data, examples=part))
     errors = [problem for problem in found if problem.severity == "error"]
     if errors and not allow:
         first = errors[0]
         raise DataError(
             first.code,
-            f"{len(errors)} {name} examples that are in train, the first: {first.found}",
+            f"{len(errors)} {what}, the first: {first.found}",
             "different examples",
             "remove them, or set data.allow_leakage=true",
             where=first.where,
         )
-    return [f"{len(errors)} {name} examples are in train (data.allow_leakage)"] if errors else []
+    return [f"{len(errors)} {what} (data.allow_leakage)"] if errors else []
 
 
 def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]) -> Recipe:
@@ -141,6 +157,7 @@ def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]
     kind = data.kind if recipe.task.kind == "auto" else recipe.task.kind
     words = {label: recipe.task.words.get(label, spoken(label)) for label in data.labels}
     head = choose_head(recipe, method, backbone, kind, words)
+    check_words(recipe.task.words, head, data.labels)
     texts = tuple(data.columns.text)
     template = (
         default_template(method, backbone, head, texts) if recipe.task.template == "auto" else recipe.task.template
@@ -150,9 +167,9 @@ def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]
     if metric == "auto":
         answers = data.labels or tuple(counts)
         metric = default_metric(kind, answers, [counts.get(label, 0) for label in answers])
-    init: str = recipe.init.kind
-    if init == "auto":
-        init = "prompt" if recipe.init.source else method.default_init
+    if kind not in find_metric(metric).kinds:
+        raise RecipeError("SP-E214", f"metric {metric} for {kind}", "a metric of that kind of task", "set task.metric")
+    init = choose_init(recipe, method)
     pool = {"causal": "last", "vision": "cls"}.get(backbone.spec.kind, "mean")
     task = recipe.task.model_copy(
         update={
@@ -172,72 +189,6 @@ def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]
     return filled.model_copy(update={"optim": filled.optim.model_copy(update={"lr": choose_rate(filled, len(train))})})
 
 
-def check_options(method: type[Method], options: dict[str, Any]) -> None:
-    """Raise `RecipeError` for an option that the method does not have."""
-    known = option_names(method)
-    for name in options:
-        if name not in known:
-            raise RecipeError(
-                "SP-E211",
-                f"option {name!r}",
-                f"one of {', '.join(known) or 'no options'}",
-                "see `softprompt methods`",
-            )
-
-
-def spoken(label: str) -> str:
-    """A class name as a word: `card_lost` is read as "card lost"."""
-    return label.replace("_", " ").replace("-", " ").strip() or label
-
-
-def choose_head(recipe: Recipe, method: type[Method], backbone: Backbone, kind: TaskKind, words: dict[str, str]) -> str:
-    """The head that was asked for, or the one that fits the task, the method's paper and the backbone."""
-    if recipe.task.head != "auto":
-        return recipe.task.head
-    single = {"tagging": "tagger", "regression": "regressor", "generation": "lm"}.get(kind)
-    if single:
-        return single
-    if backbone.spec.kind == "seq2seq":
-        return "verbalizer"
-    short = all(len(continuation(backbone.tokenizer, word)) <= LONGEST for word in words.values()) if words else False
-    if method.default_head == "verbalizer" and speaks(backbone) and len(words) <= FEW and short:
-        return "verbalizer"
-    return "classifier"
-
-
-def speaks(backbone: Backbone) -> bool:
-    """True where the checkpoint predicts words."""
-    if backbone.spec.kind == "encoder":
-        return backbone.model.base_model is not backbone.model
-    return backbone.spec.kind in ("causal", "seq2seq")
-
-
-def default_template(method: type[Method], backbone: Backbone, head: str, texts: Sequence[str]) -> str:
-    """Prompt, columns, answer. Several columns are named, because the model cannot see the header."""
-    soft = "{soft}" if method.slots else ""
-    if backbone.spec.kind == "vision":
-        return soft
-    body = "{" + texts[0] + "}" if len(texts) == 1 else " ".join(f"{name}: {{{name}}}" for name in texts)
-    if head == "verbalizer" and backbone.spec.kind == "encoder":
-        return f"{soft}{body} It is {{mask}}."
-    return f"{soft}{body}\nanswer: {{mask}}" if head in ("verbalizer", "lm") else f"{soft}{body}"
-
-
-def choose_rate(recipe: Recipe, examples: int) -> float:
-    """The rate, in units of what it moves, that lets the prompt travel far enough in the steps there are.
-
-    An Adam step moves a coordinate by at most about the rate, so the rates of a run sum up to the longest way it can
-    go; prompts that cannot move by several times their own size stay what they were (measured: docs/results.md).
-    """
-    if recipe.optim.lr != "auto":
-        return recipe.optim.lr
-    size = recipe.train.batch_size * recipe.train.accumulate
-    steps = recipe.train.steps or recipe.train.epochs * -(-examples // size)
-    mean = 1.0 if recipe.optim.schedule == "constant" else 0.5
-    low, high = RATES
-    return round(min(high, max(low, TRAVEL / (steps * mean))), 4)
-
-
 def build(plan: Plan, backbone: Backbone) -> Prompt:
     """The untrained prompt of a plan. The same plan and backbone give the same bits."""
     recipe = plan.recipe
@@ -252,17 +203,17 @@ def build(plan: Plan, backbone: Backbone) -> Prompt:
         template = Template(
             recipe.task.template, backbone, length=length, prefix=0 if kind.slots else length, limit=limit, cut=cut
         )
-        if kind.slots and template.vectors != length:
-            raise RecipeError(
-                "SP-E220", f"template {recipe.task.template!r} without slots", f"{{soft:{length}}}", "set task.template"
-            )
+    if template.vectors != (length if kind.slots else 0):
+        place = f"write {{soft:{length}}}" if kind.slots else "take {soft} out: its vectors enter at every layer"
+        found = f"{template.vectors or 'no'} slots for method {recipe.method.name}"
+        raise wrong(recipe.task.template, found, place)
     head = make_head(plan, backbone, template)
     # A head that reads hidden states of an encoder-decoder never runs its decoder, so the method sees an encoder.
     spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
     start = starting_point(plan, backbone, template, keys=not kind.slots)
     try:
         method = kind(spec, start, **recipe.method.options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise RecipeError(
             "SP-E212", f"{error}"[:200], f"options of {recipe.method.name}", "mend method.options"
         ) from error
@@ -291,12 +242,7 @@ def starting_point(plan: Plan, backbone: Backbone, template: Any, *, keys: bool)
     )
     if not warm:
         return start
-    from softprompt.artifact import Artifact
-
-    if not recipe.init.source:
-        raise RecipeError(
-            "SP-E207", "init.kind=prompt without init.source", "the path of an artifact", "set init.source"
-        )
+    assert recipe.init.source is not None
     artifact = Artifact.load(recipe.init.source)
     artifact.check_backbone(backbone)
     return from_prompt(start, artifact.method_tensors(), Path(recipe.init.source).name)
@@ -336,17 +282,24 @@ def make_head(plan: Plan, backbone: Backbone, template: Any) -> Head:
     if task.head == "tagger":
         return Tagger(states, len(plan.labels))
     if task.head == "regressor":
-        numbers = torch.tensor([float(str(example.label)) for example in plan.train])
-        return Regressor(states, mean=numbers.mean().item(), scale=numbers.std().item() or 1.0, pool=pool)
+        numbers = torch.tensor([float(str(example.label)) for example in plan.train], dtype=torch.float64)
+        scale = numbers.std(correction=0).item()  # 0 where all are the same
+        return Regressor(states, mean=numbers.mean().item(), scale=scale or 1.0, pool=pool)
     return Classifier(states, len(plan.labels), pool=pool)
 
 
 def make_verbalizer(plan: Plan, backbone: Backbone, template: Template) -> Verbalizer:
-    """The words of the classes as tokens; raises `RecipeError` where two classes have the same."""
+    """The words of the classes as tokens; raises `RecipeError` where two classes have the same.
+
+    Where the tokens of one class begin with all those of another, the shorter would always be the likelier answer, so
+    then every answer ends in EOS.
+    """
     words = {label: plan.recipe.task.words.get(label, spoken(label)) for label in plan.labels}
     tokens = {label: template.continue_with(word) for label, word in words.items()}
     seen: dict[tuple[int, ...], str] = {}
     for label, ids in tokens.items():
+        if not ids:
+            raise RecipeError("SP-E209", f"no tokens for class {label!r}", "a word for each class", "set task.words")
         other = seen.setdefault(tuple(ids), label)
         if other != label:
             raise RecipeError(
@@ -355,4 +308,7 @@ def make_verbalizer(plan: Plan, backbone: Backbone, template: Template) -> Verba
                 "a different word for each class",
                 "set task.words",
             )
-    return Verbalizer([tokens[label] for label in plan.labels], fill=backbone.spec.kind == "encoder")
+    fill, end = backbone.spec.kind == "encoder", backbone.tokenizer.eos_token_id
+    inside = any(a[: len(b)] == b for a in seen for b in seen if len(b) < len(a))
+    closing = [end] if inside and not fill and end is not None else []
+    return Verbalizer([[*tokens[label], *closing] for label in plan.labels], fill=fill)

@@ -1,11 +1,13 @@
 """A prompt in use: a method, a head and a template, bound to a frozen backbone."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from softprompt.backbones import Backbone
 from softprompt.collate import collate
@@ -52,20 +54,38 @@ class Prompt(nn.Module):
 
         Raises `DataError` for labels that the task does not know and for text that leaves no room.
         """
-        if isinstance(self.head, LanguageModel) and not isinstance(self.head, Verbalizer):
-            answer = self.template.continue_with(str(example.label)) if labelled else None
-            return self.template.encode(example, answer)
         if isinstance(self.head, Verbalizer):
             known = self.class_of(example) if labelled else 0  # any word marks the place of the answer
-            row = self.template.encode(example, self.head.words[known], close=False)
+            row = self.asked(example, self.head.words[known])
             return replace(row, target=known) if labelled else row
+        if isinstance(self.head, LanguageModel):
+            if labelled:
+                return self.template.encode(example, self.written_out(example))
+            # A text may fill the context up, but an answer needs some of it too.
+            return self.template.encode(example, room=min(self.task.new_tokens, self.template.limit // 4))
         row = self.template.encode(example)
         if isinstance(self.head, Tagger):
+            self.check_words(example, row)
             return replace(row, labels=self.tags(example, row) if labelled else [])
         row = replace(row, labels=[])
         if not labelled:
             return row
         return replace(row, target=self.number(example) if isinstance(self.head, Regressor) else self.class_of(example))
+
+    def asked(self, example: Example, word: list[int]) -> Row:
+        """An example with the tokens of a class word as answer; its text is cut alike for every word."""
+        assert isinstance(self.head, Verbalizer)
+        longest = max(len(ids) for ids in self.head.words)
+        return self.template.encode(example, word, close=False, room=longest)
+
+    def written_out(self, example: Example) -> list[int]:
+        """The token ids of an example's answer text."""
+        answer = self.template.continue_with(example.label) if isinstance(example.label, str) else []
+        if not answer:
+            raise DataError(
+                "SP-E120", f"answer {example.label!r}"[:120], "a text", "add it or remove the row", where=example.where
+            )
+        return answer
 
     def class_of(self, example: Example) -> int:
         """The index of an example's label."""
@@ -73,7 +93,7 @@ class Prompt(nn.Module):
         if label not in self.index:
             known = list(self.task.labels)
             raise DataError(
-                "SP-E110",
+                "SP-E124",
                 f"label {label[:80]!r}{near(label, known)}",
                 f"one of {', '.join(known[:20])}",
                 "mend the label, or list it in task.labels",
@@ -84,11 +104,19 @@ class Prompt(nn.Module):
     def number(self, example: Example) -> float:
         """The target of an example, for regression."""
         try:
-            return float(example.label)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                "SP-E111", f"target {example.label!r}"[:120], "a number", "mend the row", where=example.where
-            ) from error
+            value = float(example.label)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            found = f"target {example.label!r}"[:120]
+            raise DataError("SP-E128", found, "a finite number", "mend the row", where=example.where)
+        return value
+
+    def check_words(self, example: Example, row: Row) -> None:
+        """Raise `DataError` where a text to be tagged is not split into words."""
+        if not row.words:
+            found, do = "a text that is not split into words", 'give a list of words, as in ["A", "word"]'
+            raise DataError("SP-E122", found, "words to tag", do, where=example.where)
 
     def tags(self, example: Example, row: Row) -> list[int]:
         """A tag at the first token of every word that was not cut off, IGNORE elsewhere."""
@@ -96,7 +124,7 @@ class Prompt(nn.Module):
         given = example.label if isinstance(example.label, tuple) else ()
         if len(given) != len(row.words):
             raise DataError(
-                "SP-E112",
+                "SP-E127",
                 f"{len(given)} tags for {len(row.words)} words",
                 "one tag a word",
                 "mend the sentence",
@@ -113,7 +141,11 @@ class Prompt(nn.Module):
 
     def inject(self, batch: Batch) -> Injection:
         """What the method adds to a batch."""
-        return self.method(batch, self.backbone.tokens(batch.input_ids))  # type: ignore[no-any-return]
+        if batch.pixels is None:
+            text = self.backbone.tokens(batch.input_ids)
+        else:  # images have no token embeddings to look at
+            text = batch.pixels.new_zeros(*batch.input_ids.shape, self.backbone.spec.hidden)
+        return self.method(batch, text)  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Output:
         """The part of the backbone's output that the head reads."""
@@ -185,7 +217,7 @@ class Prompt(nn.Module):
         assert isinstance(self.head, Verbalizer)
         scores = []
         for word in self.head.words:
-            batch = self.batch([self.template.encode(example, word, close=False) for example in examples])
+            batch = self.batch([self.asked(example, word) for example in examples])
             scores.append(self.head.sequence_scores(self(batch), batch))
         return torch.stack(scores, 1).log_softmax(1)
 
@@ -201,6 +233,22 @@ class Prompt(nn.Module):
         """Tags of the words of one row; words that were cut off are outside."""
         outside = "O" if "O" in self.index else self.task.labels[0]
         return Prediction(tuple(outside if i < 0 else self.task.labels[int(best[i])] for i in row.words))
+
+
+class Bare(Method):
+    """A method that adds nothing: the backbone alone."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    @override
+    def forward(self, batch: Batch, text: Tensor) -> Injection:
+        return Injection()
+
+
+def without_prompt(prompt: Prompt) -> Prompt:
+    """The same question to the bare backbone: the template without its slots, nothing injected."""
+    return Prompt(prompt.backbone, Bare(), prompt.head, prompt.template.without_soft(), prompt.task)
 
 
 def by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:

@@ -1,20 +1,30 @@
 """A run as data: what is trained, on what, and how. Unknown keys are refused; the resolved recipe repeats the run."""
 
 import difflib
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from softprompt.data import TaskKind
 from softprompt.errors import RecipeError
+from softprompt.plain import LIMIT, read_yaml
 
 
 class Section(BaseModel):
     """A part of a recipe. Mistyped keys are errors, not silence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `epochs: yes`, which is no number although Python says that True is 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true or false is no value for this key; quote it if it is meant as a word")
+        return value
 
 
 class BackboneSection(Section):
@@ -43,6 +53,14 @@ class DataSection(Section):
     seed: int = 0
     on_bad_row: Literal["fail", "skip", "report"] = "fail"
     allow_leakage: bool = False
+
+    @field_validator("split")
+    @classmethod
+    def shares(cls, split: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Check that the shares are shares."""
+        if min(split) < 0 or split[0] == 0 or abs(sum(split) - 1) > 1e-6:
+            raise ValueError("shares of train (more than 0), dev and test that sum to 1, such as [0.8, 0.1, 0.1]")
+        return split
 
 
 class TaskSection(Section):
@@ -80,7 +98,9 @@ class OptimSection(Section):
     """The optimiser. A rate is in units of what it moves: 0.1 moves a vector by a tenth of an embedding."""
 
     name: Literal["adamw", "adafactor"] = "adamw"
-    lr: float | Literal["auto"] = Field("auto", description="in units of the embedding rms (a prefix: of its own rms)")
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="in units of the embedding rms (a prefix: of its own rms)"
+    )
     head_lr: float = Field(2e-3, gt=0, description="absolute rate of a trained head")
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -127,8 +147,8 @@ class Recipe(Section):
             ("init", "source"),
         ):
             path = values.get(section, {}).get(key)
-            if path and Path(path).exists():
-                values[section][key] = Path(path).name
+            if path:
+                values[section][key] = bare_name(path)
         return values
 
     def to_yaml(self, *, full: bool = False) -> str:
@@ -138,14 +158,25 @@ class Recipe(Section):
         )
 
 
+def bare_name(name: str) -> str:
+    """A name for a card: of a path only the file or folder, because the rest is nobody's business; hub names stay."""
+    place = Path(name)
+    hub = name.startswith("hub:") or (name.count("/") <= 1 and not name.startswith(("/", ".", "~")))
+    return name if hub and not place.exists() else place.resolve().name
+
+
 def load_recipe(path: str | Path) -> Recipe:
     """A recipe from a YAML file; raises `RecipeError` with the key that is wrong and what was meant."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
+        if Path(path).exists() and not Path(path).is_file():
+            raise RecipeError("SP-E201", "no regular file", "a YAML file", "check the path", where=str(path))
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(LIMIT + 1)
+    except (OSError, ValueError) as error:  # of the second kind: text that is not UTF-8
         raise RecipeError("SP-E201", f"{error}", "a readable YAML file", "check the path", where=str(path)) from error
-    except (yaml.YAMLError, RecursionError) as error:
+    try:
+        values = read_yaml(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError("SP-E202", f"{error}"[:200], "valid YAML", "mend the line", where=str(path)) from error
     if not isinstance(values, dict):
         raise RecipeError(
@@ -167,20 +198,25 @@ def make_recipe(values: dict[str, Any], where: str | None = None) -> Recipe:
         path = [str(part) for part in first["loc"]]
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
-            known = known_keys()
-            close = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(
-                path[-1], [k.split(".")[-1] for k in known], n=1
-            )
-            hint = f" (did you mean '{close[0]}'?)" if close else ""
             raise RecipeError(
                 "SP-E203",
-                f"unknown key {key!r}{hint}",
+                f"unknown key {key[:80]!r}{meant(key)}",
                 "a key of the schema",
                 "see `softprompt recipe schema`",
                 where=where,
             ) from error
-        found = repr(first["input"])[:80]
-        raise RecipeError("SP-E204", f"{key} = {found}", first["msg"], f"change {key}", where=where) from error
+        short, found = ".".join(path[:2])[:80], repr(first["input"])[:80]
+        expected = first["msg"].removeprefix("Value error, ")
+        raise RecipeError("SP-E204", f"{short} = {found}", expected, f"change {short}", where=where) from error
+
+
+def meant(key: str) -> str:
+    """`" (did you mean 'optim.lr'?)"` for the known key that is most like an unknown one."""
+    known = known_keys()
+    ends = {name.partition(".")[2]: name for name in reversed(known)}
+    whole = difflib.get_close_matches(key, [*Recipe.model_fields, *known], n=1)
+    close = whole or [ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], list(ends), n=1)]
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def known_keys() -> list[str]:
@@ -195,16 +231,19 @@ def known_keys() -> list[str]:
 
 
 def override(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Plain values with `a.b=c` settings applied; values are read as YAML. Raises `RecipeError` for other forms."""
-    result = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    """Plain values with `a.b=c` settings applied; raises `RecipeError` for other forms.
+
+    Values are read as YAML, but for keys that hold text: there `--set task.template={text}` means what it says.
+    """
+    result = deepcopy(values)
     for setting in settings:
         key, equals, text = setting.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts) or len(parts) < 2:
             raise RecipeError("SP-E205", f"--set {setting!r}", "section.key=value", "write it as --set optim.lr=0.1")
         try:
-            value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError as error:
+            value = text if holds_text(parts) and text != "null" else read_yaml(text) if text else ""
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise RecipeError("SP-E205", f"--set {setting!r}", "a plain value", "quote the value") from error
         place = result
         for part in parts[:-1]:
@@ -214,3 +253,12 @@ def override(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             place = inner
         place[parts[-1]] = value
     return result
+
+
+def holds_text(parts: list[str]) -> bool:
+    """Whether a key holds text, so that its value is taken as it stands."""
+    section = Recipe.model_fields.get(parts[0])
+    known: dict[str, Any] = {} if section is None else type(section.default).model_fields
+    field = known.get(parts[1])
+    wanted: tuple[Any, ...] = (str, str | None) if len(parts) == 2 else (dict[str, str],)
+    return field is not None and field.annotation in wanted

@@ -6,30 +6,34 @@
     {bos}, {{, }}                      where BOS or CLS stands (default: in front of everything); literal braces
 
 Each run of text between slots is tokenised as one string, so words at the border of a column get the tokens that they
-have in running text. Text that is too long is cut by whole tokens of the longest column, never the answer.
+have in running text. Text that is too long is cut by whole tokens, the longest column first, never the answer.
 """
 
 import hashlib
-import re
+from collections import Counter
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from softprompt.backbones import Backbone
 from softprompt.core import IGNORE, TEXT, Example, Row
 from softprompt.errors import DataError, RecipeError, near
+from softprompt.pieces import Piece, parse, writable, wrong
+from softprompt.tokens import (
+    Span,
+    Truncate,
+    continuation,
+    first_token,
+    losses,
+    shorten,
+    specials,
+    tokenizer_hash,
+    word_spans,
+)
 
-Truncate = Literal["tail", "head", "error"]
-PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|([{}])")
+__all__ = ["Piece", "Template", "Truncate", "continuation", "parse", "tokenizer_hash", "writable", "wrong"]
 
-
-@dataclass(frozen=True)
-class Piece:
-    """One part of a template: `soft` (n vectors), `field`, `text`, or a marker (`mask`, `bos`, `sep`)."""
-
-    kind: Literal["soft", "field", "text", "mask", "bos", "sep"]
-    value: str = ""
-    count: int = 0
+LEAST = 8  # tokens beside the prompt, without which a template is refused
 
 
 @dataclass
@@ -45,52 +49,6 @@ class Draft:
         """Append plain tokens."""
         self.ids += ids
         self.slots += [TEXT] * len(ids)
-
-
-def parse(template: str, length: int) -> list[Piece]:
-    """The pieces of a template; `{soft}` alone takes all of the method's `length` vectors.
-
-    Raises `RecipeError` for unbalanced braces and bad counts.
-    """
-    pieces: list[Piece] = []
-    end = 0
-    for match in [*PIECE.finditer(template), None]:
-        literal = template[end : match.start()] if match else template[end:]
-        if match and match.group(0) in ("{{", "}}"):
-            literal += match.group(0)[0]
-        if literal and pieces and pieces[-1].kind == "text":
-            pieces[-1] = Piece("text", pieces[-1].value + literal)
-        elif literal:
-            pieces.append(Piece("text", literal))
-        if match is None:
-            break
-        end = match.end()
-        if match.group(2):
-            raise wrong(
-                template, f"a lone {match.group(2)!r} at character {match.start() + 1}", "write {{ or }} for a brace"
-            )
-        if match.group(1) is not None:
-            pieces.append(marker(template, match.group(1), length))
-    return pieces
-
-
-def marker(template: str, name: str, length: int) -> Piece:
-    """The piece that `{name}` stands for."""
-    head, _, count = name.partition(":")
-    if head == "soft":
-        if count and (not count.isdigit() or not 0 < int(count) <= 10_000):
-            raise wrong(template, f"{{{name}}}", "give a count from 1 to 10000, as in {soft:20}")
-        return Piece("soft", count=int(count or length))
-    if count or not head:
-        raise wrong(template, f"{{{name}}}", "only {soft:N} takes a number")
-    if head in ("mask", "bos", "sep"):
-        return Piece(head, head)  # type: ignore[arg-type]
-    return Piece("field", head)
-
-
-def wrong(template: str, found: str, do: str) -> RecipeError:
-    """A template that cannot be read."""
-    return RecipeError("SP-E220", f"{found} in template {template!r}", "a template as in docs/tasks.md", do)
 
 
 class Template:
@@ -111,18 +69,26 @@ class Template:
         cut: Truncate = "tail",
     ) -> None:
         self.text, self.tokenizer, self.cut = text, backbone.tokenizer, cut
-        self.kind, self.config = backbone.spec.kind, backbone.model.config
+        self.kind = backbone.spec.kind
         self.pieces = parse(text, length)
         self.vectors = sum(piece.count for piece in self.pieces)
-        room = backbone.spec.positions
-        self.limit = min(limit or 10**9, (room or 10**9) - prefix)
+        self.room = (backbone.spec.positions or 10**9) - prefix
+        self.limit = min(limit or 10**9, self.room)
+        self.check(length)
         self.front, self.back = specials(self.tokenizer)
         if self.kind == "causal":
             self.back = []  # a causal model goes on after the text, so nothing closes it
-        self.check(length)
+        self.start = decoder_start(backbone) if self.kind == "seq2seq" else -1
 
     def check(self, length: int) -> None:
         """Raise `RecipeError` where slots, mask and backbone do not fit."""
+        if self.tokenizer is None or not self.tokenizer.is_fast:
+            raise RecipeError(
+                "SP-E221",
+                "no tokenizer" if self.tokenizer is None else "a tokenizer that does not say where tokens stand",
+                "a fast tokenizer, which knows the characters of every token",
+                "load the backbone with its tokenizer.json",
+            )
         if self.vectors and self.vectors != length:
             raise wrong(self.text, f"{self.vectors} slots for {length} vectors", f"set method.length to {self.vectors}")
         masks = [i for i, piece in enumerate(self.pieces) if piece.kind == "mask"]
@@ -136,9 +102,9 @@ class Template:
             raise wrong(self.text, "{sep} for a tokenizer without a separator", "write a line break instead")
         if not self.fields:
             raise wrong(self.text, "no column", "name one, as in {text}")
-        if self.vectors + 8 > self.limit:
+        if self.vectors + LEAST > self.limit:
             raise RecipeError(
-                "SP-E104",
+                "SP-E222",
                 f"{self.vectors} prompt vectors in a context of {self.limit} tokens",
                 "room for text beside the prompt",
                 "use a smaller method.length",
@@ -162,34 +128,41 @@ class Template:
         parts = [self.text, self.cut, str(self.limit), str(self.front), str(self.back), tokenizer_hash(self.tokenizer)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def encode(self, example: Example, answer: list[int] | None = None, *, close: bool = True) -> Row:
+    def encode(self, example: Example, answer: list[int] | None = None, *, close: bool = True, room: int = 0) -> Row:
         """One row. `answer` are the token ids of the answer; None leaves the place open for generation.
 
-        With `close`, a generated answer ends in EOS. Raises `DataError` where the example lacks a column or where
-        nothing of the text would be left.
+        With `close`, a generated answer ends in EOS. `room` is how long an answer must fit, whatever this one is: the
+        text of a causal model is then cut alike for all of them. Raises `DataError` where the example lacks a column
+        and where nothing of the text would be left, `RecipeError` where the template has no place for the answer.
         """
-        values = {name: self.value(example, name) for name in self.fields}
-        answer = [] if answer is None else answer
+        answer = answer or []
         ending = [self.tokenizer.eos_token_id] if close and answer and self.tokenizer.eos_token_id is not None else []
-        taken = 0 if self.kind == "seq2seq" else len(answer + ending)
-        draft, cut = self.fit(example, values, taken)
+        target = answer + ending
+        # The last token of an answer is predicted, but not read.
+        taken = max(0, max(len(target), room) - 1) if self.kind == "causal" else 0
+        draft, cut = self.fit(example, {name: self.value(example, name) for name in self.fields}, taken)
         words = self.places(draft.words, example)
         if self.kind == "encoder":
-            labels = [IGNORE] * len(draft.ids)
-            if answer and draft.mask >= 0:
-                labels[draft.mask] = answer[0]
-            return Row(draft.ids, draft.slots, labels, words=words, cut=cut)
+            return Row(draft.ids, draft.slots, self.filled(draft, answer), words=words, cut=cut)
         if self.kind == "seq2seq":
-            start = self.config.decoder_start_token_id
-            target = answer + ending
-            decoder = Row([start, *target[:-1]], [TEXT] * max(1, len(target)), target or [IGNORE])
+            if len(target) > self.room:
+                raise too_long(example, f"an answer of {len(target)} tokens", self.room, "shorten or remove the row")
+            decoder = Row([self.start, *target[:-1]], [TEXT] * max(1, len(target)), target or [IGNORE])
             return Row(draft.ids, draft.slots, words=words, decoder=decoder, cut=cut)
         labels = [IGNORE] * len(draft.ids)
-        if answer:  # the last token of the text predicts the first of the answer
-            target = answer + ending
+        if target:  # the last token of the text predicts the first of the answer
             labels[-1:] = target
             draft.add(target[:-1])
         return Row(draft.ids, draft.slots, labels, words=words, cut=cut)
+
+    def filled(self, draft: Draft, answer: list[int]) -> list[int]:
+        """Labels of an encoder's row: the answer where the mask stands."""
+        labels = [IGNORE] * len(draft.ids)
+        if answer and draft.mask < 0:
+            raise wrong(self.text, "no {mask}", "write {mask} where the answer goes")
+        if answer:
+            labels[draft.mask] = answer[0]
+        return labels
 
     def places(self, words: tuple[int, ...], example: Example) -> tuple[int, ...]:
         """The first token of every word of the example, -1 for words that were cut off."""
@@ -202,7 +175,7 @@ class Template:
         if name not in example.fields:
             known = sorted(example.fields)
             raise DataError(
-                "SP-E103",
+                "SP-E112",
                 f"no column {name!r}{near(name, known)} among {', '.join(known)}",
                 f"the columns of template {self.text!r}",
                 "rename the column, or set task.template",
@@ -211,37 +184,25 @@ class Template:
         return example.fields[name]
 
     def fit(self, example: Example, values: dict[str, Any], taken: int) -> tuple[Draft, int]:
-        """A draft within the limit and the number of tokens that were cut off for it."""
-        cut = 0
-        for _ in range(8):  # cutting text can change how the rest is tokenised, so look again
-            draft, sizes = self.write(values)
-            excess = len(draft.ids) + taken - self.limit
-            if excess <= 0:
-                return draft, cut
-            name = max(sizes, key=lambda key: len(sizes[key]))
-            spans = sizes[name]
-            if self.cut == "error" or len(spans) <= excess:
-                raise DataError(
-                    "SP-E104",
-                    f"{len(draft.ids) + taken} tokens (prompt {self.vectors}, answer {taken})",
-                    f"at most {self.limit}",
-                    "use a shorter prompt or template, or task.truncate=tail",
-                    where=example.where,
-                )
-            values = values | {name: shorten(values[name], spans, excess, self.cut)}
-            cut += excess
-        raise DataError(
-            "SP-E104",
-            "text that does not get shorter",
-            f"at most {self.limit} tokens",
-            "shorten it",
-            where=example.where,
-        )
+        """A draft that leaves `taken` tokens of the limit free, and how many tokens were cut off for it."""
+        draft, spans = self.write(values)
+        whole, times = len(draft.ids), Counter(self.fields)
+        while (excess := len(draft.ids) + taken - self.limit) > 0:  # what is left may be tokenised in another way
+            sizes = {name: len(spans[name]) for name in spans}
+            lost = {} if self.cut == "error" else losses(sizes, times, excess)
+            values = values | {name: shorten(values[name], spans[name], n, self.cut) for name, n in lost.items()}
+            if not lost or not all(values[name] for name in lost):
+                found = f"{whole + taken} tokens (prompt {self.vectors}, answer {taken})"
+                raise too_long(example, found, self.limit, "use a shorter prompt or template, or task.truncate=tail")
+            draft, spans = self.write(values)
+        if not draft.ids:
+            raise DataError("SP-E123", "no token", "text", "add the text or remove the row", where=example.where)
+        return draft, whole - len(draft.ids)
 
-    def write(self, values: dict[str, Any]) -> tuple[Draft, dict[str, list[tuple[int, int]]]]:
+    def write(self, values: dict[str, Any]) -> tuple[Draft, dict[str, list[Span]]]:
         """A draft of any length, and for every column the character spans of its tokens within the column."""
         draft = Draft([], [])
-        spans: dict[str, list[tuple[int, int]]] = {name: [] for name in self.fields}
+        spans: dict[str, list[Span]] = {name: [] for name in self.fields}
         if not any(piece.kind == "bos" for piece in self.pieces):
             draft.add(self.front)
         run: list[Piece] = []
@@ -272,11 +233,11 @@ class Template:
         self, draft: Draft, run: list[Piece], values: dict[str, Any], spans: dict[str, Any], *, before_answer: bool
     ) -> None:
         """Tokenise a run of text and columns as one string."""
-        text, places, word_starts = "", [], []
+        text, places, words = "", [], None
         for piece in run:
             value = piece.value if piece.kind == "text" else values[piece.value]
             if isinstance(value, tuple):
-                word_starts = [len(text) + sum(len(w) + 1 for w in value[:i]) for i in range(len(value))]
+                words = [(len(text) + a, len(text) + b) for a, b in word_spans(value)]
                 value = " ".join(value)
             if piece.kind == "field":
                 places.append((piece.value, len(text), len(text) + len(value)))
@@ -285,19 +246,20 @@ class Template:
             text = text.rstrip(" ")  # the space belongs to the answer's first token
         if not text:
             return
-        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         base, offsets = len(draft.ids), coded["offset_mapping"]
         draft.add(coded["input_ids"])
         for name, begin, end in places:
             spans[name] = [(max(a, begin) - begin, b - begin) for a, b in offsets if b > begin and a < end and b > a]
-        if word_starts:
-            ends = [b for _, b in offsets]
-            draft.words = tuple(base + first_token(ends, start) for start in word_starts)
+        if words is not None:
+            found = [first_token(offsets, a, b) for a, b in words]
+            draft.words = tuple(base + token if token >= 0 else -1 for token in found)
 
     def continue_with(self, answer: str) -> list[int]:
         """The token ids of an answer where {mask} stands: with a space in front if the template has one there."""
-        before = self.pieces[-2].value if len(self.pieces) > 1 and self.pieces[-1].kind == "mask" else " "
-        return continuation(self.tokenizer, answer, " " if before.endswith(" ") or self.kind != "causal" else "")
+        before = self.pieces[-2] if len(self.pieces) > 1 and self.pieces[-1].kind == "mask" else Piece("soft")
+        joined = self.kind == "causal" and before.kind in ("text", "field") and not before.value.endswith(" ")
+        return continuation(self.tokenizer, answer, "" if joined else " ")
 
     @property
     def filler(self) -> int:
@@ -305,43 +267,21 @@ class Template:
         return int(self.tokenizer.pad_token_id or 0)
 
 
-def first_token(ends: list[int], start: int) -> int:
-    """The first token that ends after character `start`."""
-    return next((i for i, end in enumerate(ends) if end > start), len(ends) - 1)
+def too_long(example: Example, found: str, limit: int, do: str) -> DataError:
+    """A row that does not fit the context."""
+    return DataError("SP-E104", found, f"at most {limit}", do, where=example.where)
 
 
-def shorten(
-    value: str | tuple[str, ...], spans: list[tuple[int, int]], excess: int, side: Truncate
-) -> str | tuple[str, ...]:
-    """The column without `excess` tokens at its tail or head; whole words where it is a list of words."""
-    text = " ".join(value) if isinstance(value, tuple) else value
-    kept = text[: spans[-excess - 1][1]] if side == "tail" else text[spans[excess][0] :]
-    if not isinstance(value, tuple):
-        return kept
-    count = min(len(kept.split(" ")), len(value) - 1)  # a word cut in half is a word cut off
-    return value[:count] if side == "tail" else value[len(value) - count :]
-
-
-def specials(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The ids that a tokenizer puts in front of and behind a text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            return full[:start], full[start + len(bare) :]
-    return [], []
-
-
-def continuation(tokenizer: Any, text: str, lead: str = " ") -> list[int]:
-    """The token ids of `text` as it goes on after other text: " positive" in GPT-2, "▁positive" in T5 and Llama."""
-    stub = tokenizer(":", add_special_tokens=False)["input_ids"]
-    whole: list[int] = tokenizer(f":{lead}{text}", add_special_tokens=False)["input_ids"]
-    if whole[: len(stub)] == stub and len(whole) > len(stub):
-        return whole[len(stub) :]
-    alone: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return alone
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 over a fast tokenizer's whole definition."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+def decoder_start(backbone: Backbone) -> int:
+    """The token that a decoder starts with; raises `RecipeError` for models that name none."""
+    model = backbone.model
+    starts = [getattr(c, "decoder_start_token_id", None) for c in (model.config, model.generation_config)]
+    found = next((start for start in starts if start is not None), None)
+    if found is None:
+        raise RecipeError(
+            "SP-E221",
+            f"no decoder_start_token_id in {backbone.name or 'this backbone'}",
+            "the token that the decoder starts with",
+            "add it to the model's config.json",
+        )
+    return int(found)

@@ -21,12 +21,13 @@ from softprompt.checkpoint import State
 from softprompt.core import Row
 from softprompt.errors import TrainingError
 from softprompt.evaluate import Report, evaluate
-from softprompt.files import write_atomically
+from softprompt.files import sweep, write_atomically
 from softprompt.optim import clip, factor, make_optimizer
 from softprompt.plan import Plan, build, make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe, load_recipe
 from softprompt.run import Event, Listener, Log, Run, Stopped, restore, snapshot, stopping
+from softprompt.track import tracker
 
 SAVING = 0.04  # share of the time that saving states may take
 
@@ -106,6 +107,9 @@ def set_threads(recipe: Recipe) -> None:
 
 def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen: Listener) -> Result:
     """From a state (or from nothing) to the finished artifact."""
+    sweep(place)  # what a killed process was writing
+    sweep(place / "states")
+    listen = tracker(plan.recipe, place, listen)
     prompt = build(plan, backbone)
     listen({"event": "plan", "plan": plan, "prompt": prompt})
     untrained = snapshot(prompt)

@@ -263,3 +263,13 @@ def test_a_warm_start_begins_at_the_stored_prompt(folder: Path, model: Backbone,
     assert began.equal(Artifact.load(stored).tensors["method.prompt"])
     again = train(plan.recipe, tmp_path / "next", backbone=model)
     assert Artifact.load(again.artifact).card.parents == ("prompt.safetensors",)
+
+
+def test_tensorboard_gets_a_curve_when_asked(folder: Path, model: Backbone, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(runs.recipe(folder, "train.track=[tensorboard]", "train.epochs=1"), tmp_path / "run", backbone=model)
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert len(curves.Scalars("step/loss")) == 5
+    assert "dev/accuracy" in curves.Tags()["scalars"]

@@ -29,6 +29,7 @@ class Method(nn.Module):
     slots: ClassVar[bool] = True  # True: vectors stand in the text; False: they enter as keys and values
     default_init: ClassVar[str] = "vocabulary"
     default_head: ClassVar[str] = "verbalizer"
+    travel: ClassVar[float] = 60.0  # how far `lr: auto` lets a coordinate go in a whole run, in its own units
 
     def __init__(self, spec: Spec, start: Start) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ class PrefixTuning(Method):
     slots = False
     default_init = "text"
     default_head = "classifier"
+    travel = 8.0  # keys and values act in every layer at once: what suits embeddings destroys them (docs/results.md)
 
     def __init__(
         self,
@@ -82,25 +83,31 @@ class PrefixTuning(Method):
 
 
 class Stack(nn.Module):
-    """The keys and values [L, 2, K, P, D] of one stack of layers, direct or through P'[P, H] and an MLP."""
+    """The keys and values [L, 2, K, P, D] of one stack of layers, direct or through P'[P, H] and an MLP.
+
+    What is trained is in units of the start's own scale, layer by layer, keys and values apart: keys are often ten times
+    values, and a step that suits one would not move, or blow up, the other. Without a start the unit is 1, so the tensor
+    of a folded prompt is the prefix itself.
+    """
 
     def __init__(self, spec: Spec, embeds: Tensor, depth: int, bottleneck: int, start: list[Pair] | None) -> None:
         super().__init__()
-        self.length = len(embeds)
+        self.length, self.bottleneck = len(embeds), bottleneck
         self.shape = (depth, 2, spec.kv_heads, self.length, spec.head_dim)
-        made = torch.randn(self.shape) * spec.rms if start is None else torch.stack([torch.cat(p) for p in start])
+        made = torch.randn(self.shape) if start is None else torch.stack([torch.cat(pair) for pair in start])
         if made.shape != self.shape:
             raise ValueError(f"keys and values of shape {tuple(made.shape)} cannot start a prefix of {self.shape}")
-        self.unit = made.square().mean().sqrt().item() or spec.rms
-        self.bottleneck = bottleneck
+        unit = torch.ones(depth, 2, 1, 1, 1) if start is None else rms(made)
+        self.register_buffer("unit", unit, persistent=False)
         if not bottleneck:
-            self.prefix = nn.Parameter(made.clone())
+            self.prefix = nn.Parameter(made / unit)
             return
         width = made.numel() // self.length
         self.source = nn.Parameter(embeds / spec.rms)  # P' at unit scale, so that tanh bends but does not saturate
         self.inner, self.outer = nn.Linear(spec.hidden, bottleneck), nn.Linear(bottleneck, width)
         # Deviation: the authors fit the MLP to keys and values of a word by 500 Adam steps (low-data setting).
-        start_at(self.outer, self.features().detach(), made.permute(3, 0, 1, 2, 4).reshape(self.length, width))
+        target = (made / unit).permute(3, 0, 1, 2, 4).reshape(self.length, width)
+        start_at(self.outer, self.features().detach(), target)
 
     def features(self) -> Tensor:
         """What the last layer reads, [P, bottleneck]."""
@@ -108,19 +115,25 @@ class Stack(nn.Module):
 
     def forward(self) -> Tensor:
         """Keys and values [L, 2, K, P, D]."""
+        unit = self.get_buffer("unit")
         if not self.bottleneck:
-            return self.prefix
+            return self.prefix * unit
         depth, two, heads, length, width = self.shape
         flat: Tensor = self.outer(self.features())
-        return flat.view(length, depth, two, heads, width).permute(1, 2, 3, 0, 4)
+        return flat.view(length, depth, two, heads, width).permute(1, 2, 3, 0, 4) * unit
 
     def groups(self) -> list[Group]:
-        """Keys and values move in units of their own scale; a network in units of its weights."""
+        """Keys and values move in units of their own scale, a network in units of its weights."""
         if not self.bottleneck:
-            return [Group([self.prefix], self.unit)]
+            return [Group([self.prefix], 1.0)]
         inner = [*self.inner.parameters(), self.source]
-        outer = Group(list(self.outer.parameters()), self.unit * network_unit(self.bottleneck))
+        outer = Group(list(self.outer.parameters()), network_unit(self.bottleneck))
         return [Group(inner, network_unit(len(self.source[0]))), outer]
+
+
+def rms(made: Tensor) -> Tensor:
+    """The scale [L, 2, 1, 1, 1] of keys and values [L, 2, K, P, D]."""
+    return made.square().mean((2, 3, 4), keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def sides(spec: Spec, reach: Reach) -> list[str]:

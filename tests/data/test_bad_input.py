@@ -237,6 +237,12 @@ def test_the_commonest_spelling_of_a_label_is_the_right_one(store, good):
     assert (both.skipped, both.examples[-1].label) == (0, "Good")
 
 
+def test_a_label_with_space_around_is_kept_and_pointed_out(file):
+    path = file(FOUR.replace(b",good", b", good"))
+    assert codes(path) == [("SP-W106", "")]
+    assert read(path).labels == (" good", "bad")
+
+
 def test_a_near_miss_is_suggested(store, good):
     with pytest.raises(BadRows, match=r"SP-E124 .*:9:label: found label 'goood'.*did you mean 'good'"):
         read(store("csv", [*good, ("one more", "goood")]), labels=["good", "bad"])
@@ -260,7 +266,7 @@ def test_a_last_line_that_is_cut_off_is_named(file):
 
 def test_only_the_last_line_is_called_cut_off(file):
     whole = as_jsonl("one film", "good") + as_jsonl("two films", "bad")
-    (problem,) = [problem for problem in check(file(b'{"text": "x\n' + whole, "rows.jsonl")).problems][:1]
+    (problem,) = check(file(b'{"text": "x\n' + whole, "rows.jsonl")).problems[:1]
     assert problem.code == "SP-E108"
     assert "cut off" not in problem.found
 

@@ -62,6 +62,25 @@ def test_a_tsv_without_a_header_is_recognised(tmp_path):
     assert again.examples == data.examples
 
 
+def test_the_names_of_a_recipe_fit_a_file_without_header(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("a fine film\t1\nit is dull\t0\nwarm and funny\t1\nI left early\t0\n")
+    data = read(path, columns=Columns(("sentence",), "gold"))
+    assert data.columns == Columns(("sentence",), "gold")
+    assert (data.examples[0].fields, data.examples[0].label) == ({"sentence": "a fine film"}, "1")
+
+
+def test_reading_leaves_the_limit_of_the_csv_module_as_it_was(store, good):
+    import csv
+
+    before = csv.field_size_limit(54_321)
+    try:
+        read(store("csv", good))
+        assert csv.field_size_limit() == 54_321
+    finally:
+        csv.field_size_limit(before)
+
+
 def test_a_tsv_with_a_header_keeps_every_row(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text("sentence\tlabel\na fine film\t1\nit is dull\t0\n")

@@ -1,5 +1,6 @@
 """Prefix tuning equals its formula, P[i] = MLP(P'[i]), written out, and PEFT's where PEFT reaches."""
 
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from softprompt.backbones import Backbone
 from softprompt.core import Batch, Injection, Start
 from softprompt.methods import Method, find
+from softprompt.methods.prefix import PrefixTuning, Stack
 
 M = 16  # the bottleneck of the tests
 TASKS = {"llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM", "t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION"}
@@ -51,7 +53,8 @@ def run_peft(theirs: nn.Module, data: Batch) -> Tensor:
 @pytest.mark.parametrize("name", TASKS)
 def test_states_and_gradients_equal_those_of_peft(name: str) -> None:
     frozen, data = backbone(name), batch(name)
-    method = built(name, reach="decoder")  # PEFT reaches nothing else of an encoder-decoder
+    method = built(name, reach="decoder").fold()  # PEFT reaches nothing else of an encoder-decoder
+    assert isinstance(method, PrefixTuning)
     theirs = other(name)
     table = theirs.prompt_encoder["default"].embedding.weight  # [P, L * 2 * K * D]
     stack = next(iter(method.parts().values()))
@@ -74,6 +77,7 @@ def test_the_mlp_equals_that_of_peft() -> None:
     frozen, data, method = backbone("gpt2"), batch("gpt2"), built("gpt2", bottleneck=M)
     theirs = other("gpt2", prefix_projection=True, encoder_hidden_size=M)
     encoder, stack = theirs.prompt_encoder["default"], method.parts()["encoder"]
+    stack.get_buffer("unit").fill_(1.0)  # PEFT knows no scale of keys and values
     with torch.no_grad():
         encoder.embedding.weight.copy_(stack.source)
     encoder.transform[0].load_state_dict(stack.inner.state_dict())
@@ -97,7 +101,7 @@ def test_the_mlp_is_the_formula(name: str) -> None:
         for j in range(P):
             hidden = torch.tanh(weights["inner.weight"] @ weights["source"][j] + weights["inner.bias"])
             flat = weights["outer.weight"] @ hidden + weights["outer.bias"]
-            wanted = flat.view(L, 2, heads, D)
+            wanted = flat.view(L, 2, heads, D) * weights_unit(stack)
             for layer in range(L):
                 key, value = made[where][layer]
                 assert_close(key[0, :, j], wanted[layer, 0], atol=1e-5, rtol=1e-5)
@@ -161,3 +165,26 @@ def test_dropout_acts_in_training_only_and_is_not_folded() -> None:
     assert not any((x == 0).any() for x in leaves(method.eval()(data, torch.zeros(0))))
     folded = leaves(method.fold().train()(data, torch.zeros(0)))
     assert not any((x == 0).any() for x in folded)
+
+
+def weights_unit(stack: Stack) -> Tensor:
+    """The scale [L, 2, 1, 1] of a stack's keys and values."""
+    return stack.get_buffer("unit")[..., 0]
+
+
+def test_keys_and_values_move_in_units_of_their_own_scale() -> None:
+    frozen = backbone("llama")
+    begin = start(frozen)
+    assert begin.prefix is not None
+    large = tuple((pair[0] * 100, pair[1]) for pair in begin.prefix if pair is not None)
+    method = PrefixTuning(frozen.spec, replace(begin, prefix=large))
+    before = method(batch("llama"), torch.zeros(0)).prefix
+    with torch.no_grad():
+        for weight in method.parameters():
+            weight.add_(0.1)
+    after = method(batch("llama"), torch.zeros(0)).prefix
+    assert before is not None
+    assert after is not None
+    for old, new in zip(before, after, strict=True):
+        for part in (0, 1):
+            assert_close((new[part] - old[part]).mean(), 0.1 * old[part].square().mean().sqrt())

@@ -1,0 +1,99 @@
+"""From the arguments of a command to a prompt in use and examples for it. Imports torch: for use inside commands only."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from softprompt.artifact import Artifact
+from softprompt.backbones import Backbone, load_backbone
+from softprompt.cli.output import note
+from softprompt.core import Example
+from softprompt.data import Columns, read, read_inputs
+from softprompt.errors import BackboneError, RecipeError
+from softprompt.prompt import Prompt
+from softprompt.recipe import Recipe, load_recipe, make_recipe
+from softprompt.template import parse
+
+TABLES = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".conll", ".bio", ".iob", ".iob2")  # that can hold words
+
+
+def load(path: str) -> Artifact:
+    """The artifact of a file, checked."""
+    return Artifact.load(path)
+
+
+def bound(artifact: Artifact, model: str | None) -> Prompt:
+    """The prompt on its backbone: the one given, or the one that the run or the card names.
+
+    Raises `RecipeError` SP-E255 where no name leads to a model, and `ArtifactError` for another model.
+    """
+    return artifact.bind(open_model(artifact, model))
+
+
+def open_model(artifact: Artifact, model: str | None) -> Backbone:
+    """The backbone, in the type that the prompt was trained in, since another one rounds in another way."""
+    name, dtype = model or named(artifact), artifact.card.backbone.dtype
+    try:
+        return load_backbone(name, dtype=dtype)
+    except BackboneError as error:
+        if model or error.code != "SP-E401":
+            raise
+        found = f"no model {name!r} here or on the hub, which is all that the prompt says of its backbone"
+        raise RecipeError("SP-E255", found, "a model folder or a hub name", "add --model M") from error
+
+
+def named(artifact: Artifact) -> str:
+    """The name of the backbone: from the folder of the run, which knows the path, or from the card."""
+    beside = Path(artifact.where).parent / "recipe.yaml"
+    if beside.is_file():
+        return load_recipe(beside).backbone.name
+    return recipe_of(artifact).backbone.name or artifact.card.backbone.name
+
+
+def recipe_of(artifact: Artifact) -> Recipe:
+    """The recipe in a card; an imported prompt has an empty one."""
+    return make_recipe(artifact.card.recipe, where=artifact.where)
+
+
+def fields(artifact: Artifact) -> tuple[str, ...]:
+    """The columns that the prompt's template reads."""
+    pieces = parse(artifact.card.template.text, artifact.card.method.length)
+    return tuple(dict.fromkeys(piece.value for piece in pieces if piece.kind == "field"))
+
+
+def labelled(artifact: Artifact, source: str) -> list[Example]:
+    """Examples with labels, read the way the prompt's training data were."""
+    card, section = artifact.card, recipe_of(artifact).data
+    columns = Columns(fields(artifact), section.label, section.image)
+    return read(source, columns=columns, kind=card.task.kind, labels=card.task.labels or None).examples
+
+
+def unlabelled(artifact: Artifact, source: str) -> list[Example]:
+    """Examples to answer; labels, where there are some, are not looked at.
+
+    For tagging, plain text is split at white space: one line is one sentence.
+    """
+    kind = artifact.card.task.kind
+    columns = Columns(fields(artifact), None, recipe_of(artifact).data.image)
+    split = kind == "tagging" and not source.lower().endswith(TABLES)
+    data = read_inputs(source, columns, kind="generation" if split else kind)
+    for text in data.notes:
+        note(text)
+    return [words(example) for example in data.examples] if split else data.examples
+
+
+def words(example: Example) -> Example:
+    """The example with its texts split at white space."""
+    return replace(example, fields={name: tuple(str(text).split()) for name, text in example.fields.items()})
+
+
+def one_text(artifact: Artifact, text: str) -> Example:
+    """The example of a text from the command line; raises `RecipeError` where the prompt reads several columns."""
+    names = fields(artifact)
+    if len(names) != 1:
+        found = f"one text for a prompt that reads {len(names)} columns ({', '.join(names)})"
+        do = 'send JSON Lines to standard input, such as {"column": "text"}'
+        raise RecipeError("SP-E256", found, "a value for each", do)
+    if not text.strip():
+        raise RecipeError("SP-E256", "an empty text", "a text", "leave it out to read standard input")
+    example = Example({names[0]: text}, where="<command line>")
+    return words(example) if artifact.card.task.kind == "tagging" else example

@@ -1,0 +1,110 @@
+"""How a run goes, on standard error: one live line on a terminal, a line now and then elsewhere."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from softprompt.cli.output import console, duration, escaped
+
+EVERY = 10.0  # seconds between plain lines
+RECENT = 20  # steps over which the speed is averaged
+Event = dict[str, Any]
+
+
+class Progress:
+    """A listener of `softprompt.train`, to be used in a `with`; afterwards it knows the plan and the last step."""
+
+    def __init__(self, *, brief: bool = False) -> None:
+        self.brief = brief  # without the recipe and the baselines
+        self.screen = console(errors=True)
+        self.plan: Any = None
+        self.step = 0
+        self.done = 0  # steps of this session
+        self.began = self.printed = 0.0
+        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self.dev = ""
+        self.line: Any = None  # the live line, on a terminal
+
+    def __enter__(self) -> "Progress":
+        if self.screen.is_terminal:
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Live
+
+            columns = (BarColumn(bar_width=20), TextColumn("{task.fields[text]}", markup=False))
+            self.line = Live(*columns, console=self.screen, transient=True)
+            self.line.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.line is not None:
+            self.line.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event; events of later versions are passed over."""
+        shown: dict[str, Callable[[Event], None]] = {
+            "plan": self.on_plan,
+            "note": lambda event: self.print(event["text"]),
+            "step": self.on_step,
+            "dev": self.on_dev,
+            "baseline": self.on_baseline,
+        }
+        shown.get(event["event"], lambda event: None)(event)
+
+    def print(self, text: str) -> None:
+        """A line that stays, above the live one."""
+        self.screen.print(escaped(text))
+
+    def on_plan(self, event: Event) -> None:
+        """What was inferred, and the recipe that would repeat the run."""
+        self.plan = plan = event["plan"]
+        if self.brief:
+            return
+        for text in plan.notes:
+            self.print(text)
+        self.print(f"recipe (repeats this run):\n{indented(plan.recipe.to_yaml())}")
+        trained = sum(weight.numel() for weight in event["prompt"].parameters())
+        self.print(f"training {trained:,} numbers for at most {plan.steps:,} steps; the backbone stays as it is")
+
+    def on_step(self, event: Event) -> None:
+        """Loss, rate, speed and time left."""
+        now = time.monotonic()
+        if not self.done:
+            self.began = now - event["seconds"]
+        self.step, self.done = event["step"], self.done + 1
+        self.recent.append((event["tokens"], event["seconds"]))
+        speed = sum(tokens for tokens, _ in self.recent) / max(1e-9, sum(seconds for _, seconds in self.recent))
+        left = (now - self.began) / self.done * (event["total"] - self.step)
+        text = (
+            f"step {self.step}/{event['total']}  loss {event['loss']:.3f}  rate {event['lr']:.3g}  "
+            f"{speed:,.0f} tokens/s  {duration(left)} left{self.dev}"
+        )
+        if self.line is not None:
+            if not self.line.tasks:
+                self.line.add_task("", total=event["total"], text=text)
+            self.line.update(self.line.task_ids[0], completed=self.step, text=text)
+        elif self.done == 1 or now - self.printed >= EVERY:
+            self.printed = now
+            self.print(text)
+
+    def on_dev(self, event: Event) -> None:
+        """The score on the dev examples."""
+        facts = {name: value for name, value in event.items() if name not in ("event", "step", "key", "best")}
+        text = "  ".join(f"{name} {value:.3f}" for name, value in facts.items())
+        best = "  (best so far)" if event["best"] else ""
+        self.dev = f"  dev {text}"
+        if not self.brief:
+            self.print(f"step {event['step']}: dev {text}{best}")
+
+    def on_baseline(self, event: Event) -> None:
+        """What the prompt has to beat."""
+        if not self.brief:
+            self.print(f"{event['name']}: {event['score']}")
+
+
+def indented(text: str) -> str:
+    """Every line two spaces to the right."""
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,74 @@
+"""What every method is and, on a backbone, whether it works and what it trains. Imports torch: for use in commands."""
+
+import inspect
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from softprompt.backbones import Backbone, load_backbone
+from softprompt.core import TEXT, Batch, Injection
+from softprompt.errors import SoftpromptError
+from softprompt.init import make_start
+from softprompt.methods import find, names, option_names
+
+Facts = dict[str, Any]
+
+
+def survey(model: str | None, length: int) -> list[Facts]:
+    """The facts of every method; with a model, also `supported`, `parameters` and `reason`."""
+    found = [describe(name) for name in names()]
+    if not model:
+        return found
+    backbone = load_backbone(model)
+    return [facts | try_out(facts["id"], backbone, length) for facts in found]
+
+
+def describe(name: str) -> Facts:
+    """What a method says of itself; options with their defaults."""
+    method = find(name)
+    signature = inspect.signature(method.__init__).parameters
+    return {
+        "id": name,
+        "summary": method.summary,
+        "paper": method.paper,
+        "enters": "in the text" if method.slots else "keys and values",
+        "options": {option: signature[option].default for option in option_names(method)},
+    }
+
+
+def try_out(name: str, backbone: Backbone, length: int) -> Facts:
+    """Build a method for a backbone and look at what it would inject."""
+    kind = find(name)
+    pixels, vision = None, backbone.spec.kind == "vision"
+    if vision:
+        config = backbone.model.config
+        images = -(-length // (config.image_size // config.patch_size) ** 2)
+        pixels = torch.zeros(images, config.num_channels, config.image_size, config.image_size)
+    try:
+        start = make_start(backbone, "vocabulary", length, keys=not kind.slots, seed=0, pixels=pixels)
+        method = kind(backbone.spec, start)
+        with torch.inference_mode():
+            made = method(*sample(backbone, length if kind.slots else 0))
+    except SoftpromptError as error:
+        return {"supported": False, "parameters": None, "reason": str(error)}
+    refused = [backbone.unsupported[field] for field in used(made) if field in backbone.unsupported]
+    count = sum(weight.numel() for weight in method.parameters())
+    return {"supported": not refused, "parameters": count, "reason": refused[0] if refused else None}
+
+
+def sample(backbone: Backbone, vectors: int) -> tuple[Batch, torch.Tensor]:
+    """A row of slots and one token, and its frozen embeddings [1, T, H]."""
+    slots = torch.tensor([[*range(vectors), TEXT]], device=backbone.device)
+    ids = torch.zeros_like(slots)
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), slots)
+    if backbone.spec.kind == "vision":
+        return batch, torch.zeros(*ids.shape, backbone.spec.hidden, device=backbone.device)
+    return batch, backbone.tokens(ids)
+
+
+def used(injection: Injection) -> list[str]:
+    """The fields of an injection that hold something, those of the decoder among them."""
+    side = [] if injection.decoder is None else used(injection.decoder)
+    plain = replace(injection, decoder=None)
+    return [field.name for field in fields(plain) if getattr(plain, field.name) is not None] + side

@@ -1,0 +1,146 @@
+"""`softprompt train` and `softprompt resume`."""
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from softprompt.cli import summary
+from softprompt.cli.options import AsJson, Model
+from softprompt.cli.output import document, duration, next_steps, note, say, size
+from softprompt.cli.progress import Progress
+from softprompt.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from softprompt.recipe import Recipe
+    from softprompt.run import Listener
+    from softprompt.train import Result
+
+RECIPES = (".yaml", ".yml")
+
+
+def train(
+    data: Annotated[str, typer.Argument(help="Labelled data, or a recipe (.yaml).", metavar="DATA|RECIPE.yaml")],
+    model: Model = None,
+    method: Annotated[str | None, typer.Option(help="See `softprompt methods`.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key of a recipe, as in --set optim.lr=0.1.", metavar="KEY=V")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Folder of the run.  [default: runs/DATA-METHOD-N]")] = None,
+    dev: Annotated[str | None, typer.Option(help="Data to choose the best state by.")] = None,
+    test: Annotated[str | None, typer.Option(help="Data to report numbers on.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a prompt on labelled data, and compare it with what it has to beat."""
+    flags = {
+        "backbone.name": model,
+        "method.name": method,
+        "data.dev": dev,
+        "data.test": test,
+        "train.epochs": epochs,
+        "train.seed": seed,
+    }
+    recipe = read_recipe(data, {key: value for key, value in flags.items() if value is not None}, settings or [])
+    folder = Path(run) if run else new_folder(recipe)
+
+    def start(listen: "Listener") -> "Result":
+        from softprompt.train import train as begin
+
+        return begin(recipe, folder, listen=listen)
+
+    follow(start, folder, as_json)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="Folder of a run that stopped.", metavar="RUN")], as_json: AsJson = False
+) -> None:
+    """Go on with a run that stopped, to the same bits as if it never had."""
+
+    def start(listen: "Listener") -> "Result":
+        from softprompt.train import resume as go_on
+
+        return go_on(run, listen=listen)
+
+    follow(start, Path(run), as_json)
+
+
+def read_recipe(data: str, flags: dict[str, Any], settings: list[str]) -> "Recipe":
+    """The recipe of a command line: a file's or none, then flags, then `--set`. Raises `RecipeError`."""
+    from softprompt.recipe import load_recipe, make_recipe, override
+
+    if data.lower().endswith(RECIPES):
+        values = load_recipe(data).model_dump(mode="json", exclude_unset=True)
+    else:
+        values = {"data": {"train": data}}
+    for key, value in flags.items():
+        section, _, name = key.partition(".")
+        values[section] = values.get(section, {}) | {name: value}
+    recipe = make_recipe(override(values, [whole(setting) for setting in settings]), where="recipe")
+    if not recipe.backbone.name:
+        raise RecipeError("SP-E253", "no backbone", "the model to train a prompt for", "add --model M")
+    for path in (recipe.data.train, recipe.data.dev, recipe.data.test):
+        refuse_absent(path)
+    return recipe
+
+
+def whole(setting: str) -> str:
+    """A `--set` as it is; raises `RecipeError` with the full key for one that lacks its section, such as `lr=0.1`."""
+    from softprompt.recipe import known_keys
+
+    key = setting.partition("=")[0].strip()
+    full = [known for known in known_keys() if known.partition(".")[2] == key]
+    if full:
+        hint = f"--set {key}= (did you mean '{full[0]}'?)"
+        raise RecipeError("SP-E205", hint, "section.key=value", f"write it as --set {full[0]}=...")
+    return setting
+
+
+def refuse_absent(path: str | None) -> None:
+    """Raise `DataError` for a file that is not there, before seconds go into loading a model."""
+    if path and path != "-" and not path.startswith("hub:") and not Path(path).exists():
+        raise DataError("SP-E101", "no such file or directory", "a file that can be read", "check the path", where=path)
+
+
+def new_folder(recipe: "Recipe") -> Path:
+    """`runs/DATA-METHOD-N` with the first N that is free."""
+    stem = Path(recipe.data.train.partition("@")[0].replace(":", "/")).stem or "run"
+    number = 1
+    while (path := Path("runs") / f"{stem}-{recipe.method.name}-{number}").exists():
+        number += 1
+    return path
+
+
+def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -> None:
+    """Run to the end and print what came of it; a run that is told to stop says how to go on."""
+    began = time.monotonic()
+    note(f"run: {folder}")
+    with Progress() as progress:
+        from softprompt.run import Stopped
+
+        try:
+            result = start(progress)
+        except Stopped as stopped:
+            if as_json:
+                document({"stopped": True, "run": str(folder), "step": progress.step, "exit_code": stopped.code})
+            note(f"stopped after step {progress.step}; the state is saved")
+            next_steps(shlex.join(["softprompt", "resume", str(folder)]))
+            raise
+    report, seconds = result.report.as_dict(), time.monotonic() - began
+    recipe = progress.plan.recipe
+    facts = {"run": str(folder), "prompt": str(result.artifact), "bytes": result.artifact.stat().st_size}
+    if as_json:
+        document(facts | report | {"seconds": round(seconds, 1), "recipe": recipe.model_dump(mode="json")})
+        return
+    summary.scores(report, f"test, {len(progress.plan.test)} examples")
+    say(f"trained {report['parameters']:,} numbers in {duration(seconds)}; {facts['prompt']}, {size(facts['bytes'])}")
+    prompt, model = shlex.quote(facts["prompt"]), shlex.quote(recipe.backbone.name)
+    next_steps(
+        f"softprompt predict {prompt} FILE --model {model}",
+        f"softprompt evaluate {prompt} DATA --model {model}",
+        f"softprompt show {prompt}",
+    )
