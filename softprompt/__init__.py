@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from softprompt.api import train
     from softprompt.artifact import Artifact
     from softprompt.backbones import Backbone, load_backbone
     from softprompt.core import Batch, Example, Injection
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from softprompt.methods import Method
     from softprompt.prompt import Prompt
     from softprompt.recipe import Recipe
-    from softprompt.train import train
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ _HOMES = {
     "Recipe": "recipe",
     "SoftpromptError": "errors",
     "load_backbone": "backbones",
-    "train": "train",
+    "train": "api",
 }
 
 __all__ = [

@@ -51,10 +51,10 @@ def choose_head(recipe: Recipe, method: type[Method], backbone: Backbone, kind: 
         return single
     if backbone.spec.kind == "seq2seq" or (recipe.task.words and speaks(backbone)):
         return "verbalizer"
-    short = all(len(continuation(backbone.tokenizer, word)) <= LONGEST for word in words.values()) if words else False
-    if method.default_head == "verbalizer" and speaks(backbone) and len(words) <= FEW and short:
-        return "verbalizer"
-    return "classifier"
+    if method.default_head != "verbalizer" or not speaks(backbone) or not 0 < len(words) <= FEW:
+        return "classifier"
+    short = all(len(continuation(backbone.tokenizer, word)) <= LONGEST for word in words.values())
+    return "verbalizer" if short else "classifier"
 
 
 def speaks(backbone: Backbone) -> bool:

@@ -5,11 +5,29 @@ B batch, T tokens, P prompt vectors, H hidden size, L layers, K key/value heads,
 """
 
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+
+from softprompt.example import Example, Label
+
+__all__ = [
+    "IGNORE",
+    "TEXT",
+    "Batch",
+    "Example",
+    "Injection",
+    "Kind",
+    "Label",
+    "Output",
+    "Pair",
+    "Prefix",
+    "Row",
+    "Spec",
+    "Start",
+    "move",
+]
 
 IGNORE = -100  # a label that carries no loss
 TEXT = -1  # a slot value: this position holds a token, not a prompt vector
@@ -17,18 +35,7 @@ TEXT = -1  # a slot value: this position holds a token, not a prompt vector
 Kind = Literal["causal", "encoder", "seq2seq", "vision"]
 Pair = tuple[Tensor, Tensor]  # keys and values, each [1|B, K, P, D]
 Prefix = tuple[Pair | None, ...]  # one entry a layer; None: nothing enters there
-Label = str | float | tuple[str, ...] | None
 Moved = TypeVar("Moved", "Batch", "Injection")
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a data set, as read: nothing cut, nothing changed."""
-
-    fields: dict[str, str | tuple[str, ...]]  # text by column; a tuple is a sentence already split into words
-    label: Label = None  # class name, number, answer text, or one BIO tag a word
-    image: Path | None = None
-    where: str = ""  # "file:line", for messages
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from softprompt.plan import Plan, build, fill
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.run import restore
 from softprompt.track import tracker
-from softprompt.train import fit, set_threads
+from softprompt.training import fit, set_threads
 
 TEXT = "text"  # the column that a bare string is
 SECTIONS = ("task", "method", "init", "optim", "train")  # of a recipe; data and backbone are arguments here

@@ -159,7 +159,8 @@ def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> S
             raise mismatch(where, tuple(stored["prompt"].shape), tuple(method_start.embeds.shape))
         return replace(method_start, embeds=stored["prompt"].float(), note=f"prompt {where}")
     sides = {"encoder": method_start.prefix, "decoder": method_start.decoder, "cross": method_start.cross}
-    given = {side: made for side in sides if (made := stored.get(f"stacks.{side}.prefix")) is not None}
+    units = {side: stored.get(f"stacks.{side}.unit", torch.ones(())) for side in sides}
+    given = {side: stored[name] * units[side] for side in sides if (name := f"stacks.{side}.prefix") in stored}
     if not given or not keys:
         raise RecipeError(
             "SP-E231",

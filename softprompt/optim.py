@@ -51,9 +51,9 @@ def make_optimizer(section: OptimSection, groups: list[Group], head: nn.Module) 
     rates = [section.lr * group.unit for group in groups]
     parameters = [group.parameters for group in groups]
     trained = list(head.parameters())
-    if trained:
+    if trained:  # a step moves every weight by the rate, so a logit by the rate times the width times a mean state
         parameters.append(trained)
-        rates.append(section.head_lr)
+        rates.append(section.head_lr / trained[0].shape[-1])
     given = [{"params": group, "lr": rate} for group, rate in zip(parameters, rates, strict=True)]
     if section.name == "adafactor":
         return Adafactor(given, weight_decay=section.weight_decay), rates

@@ -115,9 +115,11 @@ def unpack(config: Adapter, tensor: Tensor, spec: Spec, place: Path) -> dict[str
     if not prefix:
         return {"prompt": tensor[:length].clone()}
     made = tensor.view(length, depth, 2, spec.kv_heads, spec.head_dim).permute(1, 2, 3, 0, 4)  # [L, 2, K, P, D]
+    unit = torch.ones(depth, 2, 1, 1, 1)
     if spec.kind == "seq2seq":
-        return {"stacks.decoder.prefix": made[[dealt(i, depth) for i in range(depth)]]}
-    return {"stacks.encoder.prefix": made.contiguous()}
+        made = made[[dealt(i, depth) for i in range(depth)]]
+        return {"stacks.decoder.prefix": made, "stacks.decoder.unit": unit}
+    return {"stacks.encoder.prefix": made.contiguous(), "stacks.encoder.unit": unit}
 
 
 def export_peft(artifact: Artifact, folder: str | Path, backbone: Backbone | None = None) -> list[str]:
@@ -206,7 +208,7 @@ def in_front(artifact: Artifact, backbone: Backbone | None) -> tuple[Tensor, lis
 def in_layers(artifact: Artifact) -> tuple[Tensor, list[str]]:
     """The keys and values of all layers as rows [P, 2 L K D], in the order in which PEFT deals them out."""
     card = artifact.card.backbone
-    tensors = artifact.method_tensors()
+    tensors = {name: tensor for name, tensor in artifact.method_tensors().items() if name.endswith(".prefix")}
     side = "decoder" if card.kind == "seq2seq" else "encoder"
     made = tensors.get(f"stacks.{side}.prefix")  # [L, 2, K, P, D]
     whole = made is not None and len(tensors) == 1 and (side == "decoder" or len(made) == card.layers)

@@ -1,4 +1,4 @@
-"""YAML that says each thing once, as plain values."""
+"""Plain values in YAML that says each thing once, and back."""
 
 from collections import Counter
 from typing import Any
@@ -6,6 +6,25 @@ from typing import Any
 import yaml
 
 LIMIT = 1 << 18  # characters
+BREAKS = frozenset("\x85\u2028\u2029")  # which PyYAML takes for ends of lines, and loses
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes text with unusual ends of lines between double quotes, where they are escaped."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """A text as a scalar node."""
+        quoted = '"' if BREAKS & set(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=quoted)
+
+
+Dumper.add_representer(str, Dumper.represent_str)
+
+
+def write_yaml(values: Any) -> str:
+    """The YAML text of plain values; `read_yaml` gives them back."""
+    text: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def read_yaml(text: str) -> Any:

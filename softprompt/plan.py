@@ -109,7 +109,15 @@ def read_part(recipe: Recipe, path: str, first: Dataset | None) -> Dataset:
     columns = first.columns if first else Columns(section.text, section.label, section.image)
     kind = first.kind if first else (None if recipe.task.kind == "auto" else recipe.task.kind)
     labels = (first.labels if first else recipe.task.labels) or None
-    return read(path, columns=columns, kind=kind, labels=labels, on_bad_row=section.on_bad_row, format=section.format)
+    return read(
+        path,
+        columns=columns,
+        kind=kind,
+        labels=labels,
+        on_bad_row=section.on_bad_row,
+        format=section.format,
+        encoding=section.encoding,
+    )
 
 
 def divide(
@@ -298,7 +306,7 @@ def make_verbalizer(plan: Plan, backbone: Backbone, template: Template) -> Verba
     tokens = {label: template.continue_with(word) for label, word in words.items()}
     seen: dict[tuple[int, ...], str] = {}
     for label, ids in tokens.items():
-        if not ids:
+        if not ids or not words[label].strip():
             raise RecipeError("SP-E209", f"no tokens for class {label!r}", "a word for each class", "set task.words")
         other = seen.setdefault(tuple(ids), label)
         if other != label:

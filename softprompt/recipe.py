@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.data import TaskKind
 from softprompt.errors import RecipeError
-from softprompt.plain import LIMIT, read_yaml
+from softprompt.plain import LIMIT, read_yaml, write_yaml
 
 
 class Section(BaseModel):
@@ -45,6 +45,7 @@ class DataSection(Section):
     format: str | None = Field(
         None, description="csv, tsv, jsonl, parquet, conll, images, hub; by extension if not given"
     )
+    encoding: str = Field("utf-8", description="of text files")
     text: tuple[str, ...] = Field((), description="columns that the template may read; inferred if empty")
     label: str | None = Field(None, description="column of the label; inferred if not given")
     image: str | None = None
@@ -101,7 +102,9 @@ class OptimSection(Section):
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="in units of the embedding rms (a prefix: of its own rms)"
     )
-    head_lr: float = Field(2e-3, gt=0, description="absolute rate of a trained head")
+    head_lr: float = Field(
+        4.0, gt=0, description="rate of a trained head: how far a logit may move in a step, per mean state"
+    )
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps")
@@ -153,9 +156,7 @@ class Recipe(Section):
 
     def to_yaml(self, *, full: bool = False) -> str:
         """The recipe as YAML; without `full`, only what differs from the defaults."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_defaults=not full), sort_keys=False, allow_unicode=True
-        )
+        return write_yaml(self.model_dump(mode="json", exclude_defaults=not full))
 
 
 def bare_name(name: str) -> str:
@@ -211,11 +212,12 @@ def make_recipe(values: dict[str, Any], where: str | None = None) -> Recipe:
 
 
 def meant(key: str) -> str:
-    """`" (did you mean 'optim.lr'?)"` for the known key that is most like an unknown one."""
+    """`" (did you mean 'optim.lr'?)"` for the known key that is most like an unknown one, in its section or another."""
     known = known_keys()
     ends = {name.partition(".")[2]: name for name in reversed(known)}
-    whole = difflib.get_close_matches(key, [*Recipe.model_fields, *known], n=1)
-    close = whole or [ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], list(ends), n=1)]
+    last = key.rpartition(".")[2]
+    whole = [ends[last]] if last in ends else difflib.get_close_matches(key, [*Recipe.model_fields, *known], n=1)
+    close = whole or [ends[end] for end in difflib.get_close_matches(last, list(ends), n=1)]
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

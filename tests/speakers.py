@@ -97,7 +97,7 @@ def unigram() -> PreTrainedTokenizerFast:
     """As T5's: EOS behind the text."""
     words = [f"▁{word}" for word in re.findall(r"\w+", CORPUS)]
     scores = dict.fromkeys(["<pad>", "</s>", "<unk>"], 0.0)
-    scores |= {letter: -9.0 for letter in ["▁", *sorted({*CORPUS, *string.ascii_letters} - {" "})]}
+    scores |= dict.fromkeys(["▁", *sorted({*CORPUS, *string.ascii_letters} - {" "})], -9.0)
     scores |= {word: -5.0 - i / 100 for i, word in enumerate(words)}
     made = Tokenizer(models.Unigram(list(scores.items()), unk_id=2))
     made.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -110,6 +110,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "llama": sentencepiece,
     "gpt2": bytelevel,
     "bert": wordpiece,
+    "silent": wordpiece,
     "t5": unigram,
     "bart": unigram,
 }
@@ -117,6 +118,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "llama": lambda v: tf.LlamaForCausalLM(tf.LlamaConfig(**families.GROUPED | {"vocab_size": v})),
     "gpt2": lambda v: tf.GPT2LMHeadModel(tf.GPT2Config(**families.GPT | {"vocab_size": v})),
     "bert": lambda v: tf.BertForMaskedLM(tf.BertConfig(**families.WORDS | {"vocab_size": v})),
+    "silent": lambda v: tf.BertModel(tf.BertConfig(**families.WORDS | {"vocab_size": v})),  # predicts no words
     "t5": lambda v: tf.T5ForConditionalGeneration(tf.T5Config(**families.T5 | {"vocab_size": v})),
     "bart": lambda v: tf.BartForConditionalGeneration(tf.BartConfig(**families.BART | {"vocab_size": v})),
     "vit": lambda v: tf.ViTModel(tf.ViTConfig(**families.IMAGES)),
@@ -187,7 +189,13 @@ def examples(head: str, family: str = "llama") -> list[Example]:
 
 
 def prompt(
-    family: str, method: str = "prompt_tuning", head: str = "verbalizer", backbone: Backbone | None = None, **more: Any
+    family: str,
+    method: str = "prompt_tuning",
+    head: str = "verbalizer",
+    *,
+    backbone: Backbone | None = None,
+    options: dict[str, Any] | None = None,
+    **more: Any,
 ) -> Prompt:
     """A prompt that does something, as if it had been trained; `more` are sections of the recipe."""
     kind = KINDS[head]
@@ -197,7 +205,7 @@ def prompt(
     recipe = make_recipe(
         {
             "task": task | more.pop("task", {}),
-            "method": {"name": method, "length": P} | more.pop("method", {}),
+            "method": {"name": method, "length": P, "options": options or {}},
             "init": {"kind": "text" if not slots and family != "vit" else "random"} | more.pop("init", {}),
             **more,
         }

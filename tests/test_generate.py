@@ -379,5 +379,5 @@ def test_rows_that_have_an_answer_are_refused(name: str) -> None:
 def test_backbones_that_do_not_write_are_refused(name: str) -> None:
     backbone = families.backbone(name)
     method = PromptTuning(backbone.spec, families.start(backbone))
-    with pytest.raises(SoftpromptError, match=r"SP-E418.*\((encoder|vision)\)"):
+    with pytest.raises(SoftpromptError, match=r"SP-E420.*\((encoder|vision)\)"):
         generate(Prompt(backbone, method, LanguageModel(), None, Task("generation")), [])

@@ -16,7 +16,7 @@ from softprompt.errors import TrainingError
 from softprompt.plan import build, make_plan
 from softprompt.recipe import Recipe
 from softprompt.run import Stopped
-from softprompt.train import order, resume, train
+from softprompt.training import order, resume, train
 
 METHODS = {
     "prompt_tuning": [],

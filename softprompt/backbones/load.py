@@ -111,7 +111,8 @@ def read_weights(path: str, config: Any, revision: str | None, dtype: torch.dtyp
 
     def read(loader: Any) -> tuple[nn.Module, list[str]]:
         options = {"revision": revision, "dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-        model, report = loader.from_pretrained(path, **options)
+        with quiet():
+            model, report = loader.from_pretrained(path, **options)
         return model, sorted(key for key in report["missing_keys"] if not any(part in key for part in UNUSED))
 
     model, missing = read(loader)
@@ -125,6 +126,18 @@ def read_weights(path: str, config: Any, revision: str | None, dtype: torch.dtyp
             "check --model, or download it again",
         )
     return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's progress bar over weight files."""
+    shown = tf.utils.logging.is_progress_bar_enabled()
+    tf.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            tf.utils.logging.enable_progress_bar()
 
 
 def choose_device(device: str) -> torch.device:

@@ -115,14 +115,15 @@ class Seq2Seq(Text):
                 "a head that reads the decoder's logits",
                 "use a verbalizer or language-model head, or let the prefix reach the encoder only",
             )
-        prefixes = self.prefixes(injection)
+        # With a memory the encoder does not run again: its prefix, if there is one, is in the states already.
+        prefixes = self.prefixes(injection if memory is None else replace(injection, prefix=None, prefix_mask=None))
         if memory is None:
             memory = self.run(batch, injection, prefixes)
         output = Output(hidden=memory)
         if columns is not None and batch.decoder is not None:
             logits = self.decode(batch, batch.decoder, injection, memory, prefixes, cache)
             output = Output(logits=logits[:, columns], columns=columns)
-        if prefixes is not None and cache is None:  # with a cache, later steps no longer run the encoder
+        if prefixes is not None:
             prefixes.check()
         return output
 

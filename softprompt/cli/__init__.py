@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "resume": training.resume,
     "evaluate": use.evaluate,
@@ -34,13 +35,14 @@ for name, command in {
     "generate": use.generate,
     "show": inspect.show,
     "methods": inspect.methods,
-}.items():
+    "export": exchange.export,
+    "import": exchange.import_,
+    "demo": demo.demo,
+}
+for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(inspect.recipes, name="recipe")
 app.add_typer(data.app, name="data")
-app.command("export")(exchange.export)
-app.command("import")(exchange.import_)
-app.command("demo")(demo.demo)
 
 
 USAGE = {"No such command": "SP-E250", "No such option": "SP-E251"}
@@ -90,6 +92,8 @@ def prepare() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def report(error: SoftpromptError, as_json: bool) -> int:

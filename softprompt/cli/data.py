@@ -22,6 +22,7 @@ def check(
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     kind: Annotated[str | None, typer.Option(help="classification, tagging, generation or regression.")] = None,
     format: Annotated[str | None, typer.Option(help="By the ending if not given.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of a text file.")] = "utf-8",
     train: Annotated[str | None, typer.Option(help="Training data that nothing here may occur in.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,7 +32,7 @@ def check(
 
     columns = Columns(tuple(text or ()), label)
     known = read(train, columns=columns, kind=kind, on_bad_row="report") if train else None  # type: ignore[arg-type]
-    report = examine(data, columns=columns, kind=kind, format=format, train=known)  # type: ignore[arg-type]
+    report = examine(data, columns=columns, kind=kind, format=format, encoding=encoding, train=known)  # type: ignore[arg-type]
     unreadable = [problem for problem in report.problems if problem.code == "SP-E101"]
     if report.dataset is None and unreadable:
         raise unreadable[0].error()
@@ -40,7 +41,9 @@ def check(
     else:
         show(report)
         quoted = shlex.quote(data)
-        next_steps(f"softprompt train {quoted} --model M" if report.ok else f"mend the errors, then check {quoted} again")
+        next_steps(
+            f"softprompt train {quoted} --model M" if report.ok else f"mend the errors, then check {quoted} again"
+        )
     if not report.ok:
         raise typer.Exit(1)
 
@@ -51,7 +54,9 @@ def show(report: "Report") -> None:
         note(text)
     if report.problems:
         shown = report.problems[:SHOWN]
-        table(["where", "code", "found", "expected", "do"], [(p.where, p.code, p.found, p.expected, p.do) for p in shown])
+        table(
+            ["where", "code", "found", "expected", "do"], [(p.where, p.code, p.found, p.expected, p.do) for p in shown]
+        )
     if len(report.problems) > SHOWN:
         say(f"and {len(report.problems) - SHOWN:,} more (--json lists all)")
     errors = sum(problem.severity == "error" for problem in report.problems)

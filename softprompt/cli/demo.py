@@ -21,7 +21,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Train each task for so few steps, for a try.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train prompts for four small tasks on one model, and use them."""
+    """Train prompts for four small tasks on one model and use them."""
     from softprompt.backbones import load_backbone
     from softprompt.demo import run as shown
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.options import AsJson, PromptFile
-from softprompt.cli.output import document, next_steps, say
+from softprompt.cli.options import AsJson, Model, PromptFile
+from softprompt.cli.output import document, next_steps, note, say
 from softprompt.errors import RecipeError, near
 
 FORMATS = ["peft"]
@@ -16,17 +16,22 @@ def export(
     prompt: PromptFile,
     folder: Annotated[str, typer.Argument(help="Folder to write the adapter into.", metavar="DIR")],
     to: Annotated[str, typer.Option(help="peft: a Hugging Face PEFT adapter.")] = "peft",
+    model: Model = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a prompt as an adapter of another library."""
     if to not in FORMATS:
-        raise RecipeError("SP-E258", f"--to {to!r}{near(to, FORMATS)}", f"one of {', '.join(FORMATS)}", "--to peft")
+        raise RecipeError("SP-E258", f"--to {to!r}{near(to, FORMATS)}", f"one of {', '.join(FORMATS)}", "use --to peft")
     from softprompt.artifact import Artifact
+    from softprompt.cli.load import open_model
     from softprompt.peft import export_peft
 
-    export_peft(Artifact.load(prompt), folder)
+    artifact = Artifact.load(prompt)
+    notes = export_peft(artifact, folder, open_model(artifact, model) if model else None)
+    for text in notes:
+        note(text)
     if as_json:
-        document({"prompt": prompt, "format": to, "folder": folder})
+        document({"prompt": prompt, "format": to, "folder": folder, "notes": notes})
         return
     say(f"{folder}: a {to} adapter")
     next_steps(f"in Python: peft.PeftModel.from_pretrained(model, {folder!r})")
@@ -36,16 +41,25 @@ def import_(
     folder: Annotated[str, typer.Argument(help="Folder of a PEFT adapter (safetensors).", metavar="DIR")],
     out: Annotated[str, typer.Argument(help="Prompt file to write.", metavar="OUT")],
     model: Annotated[str, typer.Option("--model", "-m", help="The model that it was trained for.", metavar="M")],
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="A class, or class=word; repeatable. Without any, it writes text."),
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="How text is written around the prompt.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read an adapter of another library into a prompt file."""
     from softprompt.backbones import load_backbone
     from softprompt.peft import import_peft
 
-    artifact = import_peft(folder, load_backbone(model))
+    pairs = [label.partition("=") for label in labels or []]
+    words = {name: word for name, _, word in pairs if word}
+    names = tuple(name for name, _, _ in pairs)
+    artifact = import_peft(folder, load_backbone(model), template=template, labels=names, words=words)
     artifact.save(out)
+    card = artifact.card
     if as_json:
-        document({"folder": folder, "prompt": out, "method": artifact.card.method.name})
+        document({"folder": folder, "prompt": out, "method": card.method.name, "task": card.task.kind})
         return
-    say(f"{out}: {artifact.card.method.name}, length {artifact.card.method.length}")
+    say(f"{out}: {card.method.name} for {card.task.kind}, length {card.method.length}")
     next_steps(shlex.join(["softprompt", "evaluate", out, "DATA", "--model", model]))

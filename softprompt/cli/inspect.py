@@ -8,7 +8,7 @@ import typer
 
 from softprompt.cli import summary
 from softprompt.cli.options import AsJson, Model, PromptFile
-from softprompt.cli.output import document, next_steps, note, say, size, table
+from softprompt.cli.output import document, next_steps, note, say, size
 
 if TYPE_CHECKING:
     from softprompt.artifact import Card
@@ -65,7 +65,7 @@ def methods(
     length: Annotated[int, typer.Option(min=1, help="Prompt vectors that numbers are counted for.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the methods: what is trained, where it enters, and the options; with --model, what works there."""
+    """List the methods and their options; with --model, what works there."""
     from softprompt.cli.survey import survey
 
     found = survey(model, length)
@@ -91,7 +91,7 @@ def show_method(facts: dict[str, Any], length: int) -> None:
 
 @recipes.command("check")
 def check_recipe(file: RecipeFile, as_json: AsJson = False) -> None:
-    """Say whether a recipe is sound: keys, values, method and its options."""
+    """Say whether keys, values and method options are sound."""
     from softprompt.methods import find
     from softprompt.plan import check_options
     from softprompt.recipe import load_recipe
@@ -120,7 +120,7 @@ def show_recipe(file: RecipeFile, as_json: AsJson = False) -> None:
 
 @recipes.command("schema")
 def schema(as_json: AsJson = False) -> None:
-    """Print the JSON schema of recipes, for editors; it is JSON with and without --json."""
+    """Print the JSON schema of recipes, with and without --json."""
     from softprompt.recipe import Recipe
 
     document(Recipe.model_json_schema())

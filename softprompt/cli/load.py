@@ -1,4 +1,4 @@
-"""From the arguments of a command to a prompt in use and examples for it. Imports torch: for use inside commands only."""
+"""From the arguments of a command to a prompt in use and examples for it. Imports torch: for use inside commands."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from softprompt.core import Example
 from softprompt.data import Columns, read, read_inputs
 from softprompt.errors import BackboneError, RecipeError
 from softprompt.prompt import Prompt
-from softprompt.recipe import Recipe, load_recipe, make_recipe
+from softprompt.recipe import load_recipe
 from softprompt.template import parse
 
 TABLES = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".conll", ".bio", ".iob", ".iob2")  # that can hold words
@@ -43,15 +43,17 @@ def open_model(artifact: Artifact, model: str | None) -> Backbone:
 
 def named(artifact: Artifact) -> str:
     """The name of the backbone: from the folder of the run, which knows the path, or from the card."""
-    beside = Path(artifact.where).parent / "recipe.yaml"
-    if beside.is_file():
-        return load_recipe(beside).backbone.name
-    return recipe_of(artifact).backbone.name or artifact.card.backbone.name
+    run = Path(artifact.where).parent
+    if (run / "run.json").is_file() and (run / "recipe.yaml").is_file():
+        return load_recipe(run / "recipe.yaml").backbone.name
+    return told(artifact, "backbone", "name") or artifact.card.backbone.name
 
 
-def recipe_of(artifact: Artifact) -> Recipe:
-    """The recipe in a card; an imported prompt has an empty one."""
-    return make_recipe(artifact.card.recipe, where=artifact.where)
+def told(artifact: Artifact, section: str, key: str) -> str | None:
+    """A text in the recipe of a card, where there is one: other versions have other keys, imported prompts none."""
+    values = artifact.card.recipe.get(section)
+    value = values.get(key) if isinstance(values, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def fields(artifact: Artifact) -> tuple[str, ...]:
@@ -62,8 +64,8 @@ def fields(artifact: Artifact) -> tuple[str, ...]:
 
 def labelled(artifact: Artifact, source: str) -> list[Example]:
     """Examples with labels, read the way the prompt's training data were."""
-    card, section = artifact.card, recipe_of(artifact).data
-    columns = Columns(fields(artifact), section.label, section.image)
+    card = artifact.card
+    columns = Columns(fields(artifact), told(artifact, "data", "label"), told(artifact, "data", "image"))
     return read(source, columns=columns, kind=card.task.kind, labels=card.task.labels or None).examples
 
 
@@ -73,7 +75,7 @@ def unlabelled(artifact: Artifact, source: str) -> list[Example]:
     For tagging, plain text is split at white space: one line is one sentence.
     """
     kind = artifact.card.task.kind
-    columns = Columns(fields(artifact), None, recipe_of(artifact).data.image)
+    columns = Columns(fields(artifact), None, told(artifact, "data", "image"))
     split = kind == "tagging" and not source.lower().endswith(TABLES)
     data = read_inputs(source, columns, kind="generation" if split else kind)
     for text in data.notes:

@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, everything else on standard error, one JSON document with `--json`."""
+"""What commands print: results on standard output, or one JSON document there; all else on standard error."""
 
 import json
 import math
@@ -75,7 +75,9 @@ def next_steps(*commands: str) -> None:
 
 def size(count: int) -> str:
     """A number of bytes for people."""
-    return f"{count:,} B" if count < 1000 else f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.1f} MB"
+    return (
+        f"{count:,} B" if count < 1000 else f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.1f} MB"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from softprompt.cli.output import console, duration, escaped
@@ -16,8 +15,9 @@ Event = dict[str, Any]
 class Progress:
     """A listener of `softprompt.train`, to be used in a `with`; afterwards it knows the plan and the last step."""
 
-    def __init__(self, *, brief: bool = False) -> None:
-        self.brief = brief  # without the recipe and the baselines
+    def __init__(self, heading: str = "", *, brief: bool = False) -> None:
+        self.heading = heading  # shown once the data are read and the run begins
+        self.brief = brief  # without the recipe, dev scores and baselines
         self.screen = console(errors=True)
         self.plan: Any = None
         self.step = 0
@@ -37,9 +37,7 @@ class Progress:
             self.line.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.line is not None:
             self.line.stop()
 
@@ -47,23 +45,29 @@ class Progress:
         """Show one event; events of later versions are passed over."""
         shown: dict[str, Callable[[Event], None]] = {
             "plan": self.on_plan,
-            "note": lambda event: self.print(event["text"]),
+            "note": self.on_note,
             "step": self.on_step,
             "dev": self.on_dev,
             "baseline": self.on_baseline,
         }
-        shown.get(event["event"], lambda event: None)(event)
+        show = shown.get(event["event"])
+        if show is not None:
+            show(event)
 
     def print(self, text: str) -> None:
         """A line that stays, above the live one."""
         self.screen.print(escaped(text))
+
+    def on_note(self, event: Event) -> None:
+        """Something worth knowing."""
+        self.print(event["text"])
 
     def on_plan(self, event: Event) -> None:
         """What was inferred, and the recipe that would repeat the run."""
         self.plan = plan = event["plan"]
         if self.brief:
             return
-        for text in plan.notes:
+        for text in (self.heading, *plan.notes):
             self.print(text)
         self.print(f"recipe (repeats this run):\n{indented(plan.recipe.to_yaml())}")
         trained = sum(weight.numel() for weight in event["prompt"].parameters())

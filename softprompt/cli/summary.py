@@ -35,7 +35,7 @@ def verdict(report: dict[str, Any]) -> str:
     name, best = max(report["baselines"].items(), key=lambda item: sign * item[1]["value"])
     ahead = sign * (mine["value"] - best["value"])
     if ahead <= 0:
-        return f"the {name} does as well as this prompt or better: for this task it is the simpler choice"
+        return f"not better than the {name} baseline, which is simpler to use"
     if ahead <= mine["error"]:
-        return f"ahead of the {name} by {ahead:.3f}, which is within the ±: more test examples would tell"
+        return f"ahead of the {name} baseline by {ahead:.3f}, which is within the ±: more test examples would tell"
     return f"ahead of the best baseline ({name}) by {ahead:.3f}"

@@ -1,7 +1,7 @@
 """What every method is and, on a backbone, whether it works and what it trains. Imports torch: for use in commands."""
 
 import inspect
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -68,7 +68,5 @@ def sample(backbone: Backbone, vectors: int) -> tuple[Batch, torch.Tensor]:
 
 
 def used(injection: Injection) -> list[str]:
-    """The fields of an injection that hold something, those of the decoder among them."""
-    side = [] if injection.decoder is None else used(injection.decoder)
-    plain = replace(injection, decoder=None)
-    return [field.name for field in fields(plain) if getattr(plain, field.name) is not None] + side
+    """The fields of an injection that hold something."""
+    return [field.name for field in fields(injection) if getattr(injection, field.name) is not None]

@@ -17,7 +17,7 @@ from softprompt.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from softprompt.recipe import Recipe
     from softprompt.run import Listener
-    from softprompt.train import Result
+    from softprompt.training import Result
 
 RECIPES = (".yaml", ".yml")
 
@@ -36,7 +36,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a prompt on labelled data, and compare it with what it has to beat."""
+    """Train a prompt and compare it with what it has to beat."""
     flags = {
         "backbone.name": model,
         "method.name": method,
@@ -49,7 +49,7 @@ def train(
     folder = Path(run) if run else new_folder(recipe)
 
     def start(listen: "Listener") -> "Result":
-        from softprompt.train import train as begin
+        from softprompt.training import train as begin
 
         return begin(recipe, folder, listen=listen)
 
@@ -59,10 +59,10 @@ def train(
 def resume(
     run: Annotated[str, typer.Argument(help="Folder of a run that stopped.", metavar="RUN")], as_json: AsJson = False
 ) -> None:
-    """Go on with a run that stopped, to the same bits as if it never had."""
+    """Go on with a run that stopped, to the same bits."""
 
     def start(listen: "Listener") -> "Result":
-        from softprompt.train import resume as go_on
+        from softprompt.training import resume as go_on
 
         return go_on(run, listen=listen)
 
@@ -89,15 +89,14 @@ def read_recipe(data: str, flags: dict[str, Any], settings: list[str]) -> "Recip
 
 
 def whole(setting: str) -> str:
-    """A `--set` as it is; raises `RecipeError` with the full key for one that lacks its section, such as `lr=0.1`."""
-    from softprompt.recipe import known_keys
+    """A `--set` as it is; raises `RecipeError` for one that lacks its section, such as `lr=0.1`."""
+    from softprompt.recipe import meant
 
     key = setting.partition("=")[0].strip()
-    full = [known for known in known_keys() if known.partition(".")[2] == key]
-    if full:
-        hint = f"--set {key}= (did you mean '{full[0]}'?)"
-        raise RecipeError("SP-E205", hint, "section.key=value", f"write it as --set {full[0]}=...")
-    return setting
+    if "." in key:
+        return setting
+    hint, do = meant(key), "write it as --set optim.lr=0.1"
+    raise RecipeError("SP-E205", f"--set {setting!r}{hint}", "section.key=value", do)
 
 
 def refuse_absent(path: str | None) -> None:
@@ -118,8 +117,7 @@ def new_folder(recipe: "Recipe") -> Path:
 def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -> None:
     """Run to the end and print what came of it; a run that is told to stop says how to go on."""
     began = time.monotonic()
-    note(f"run: {folder}")
-    with Progress() as progress:
+    with Progress(f"run: {folder}") as progress:
         from softprompt.run import Stopped
 
         try:
@@ -132,13 +130,14 @@ def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -
             raise
     report, seconds = result.report.as_dict(), time.monotonic() - began
     recipe = progress.plan.recipe
-    facts = {"run": str(folder), "prompt": str(result.artifact), "bytes": result.artifact.stat().st_size}
+    path, count = str(result.artifact), result.artifact.stat().st_size
     if as_json:
-        document(facts | report | {"seconds": round(seconds, 1), "recipe": recipe.model_dump(mode="json")})
+        facts = {"run": str(folder), "prompt": path, "bytes": count, "seconds": round(seconds, 1)}
+        document(report | facts | {"recipe": recipe.model_dump(mode="json")})
         return
     summary.scores(report, f"test, {len(progress.plan.test)} examples")
-    say(f"trained {report['parameters']:,} numbers in {duration(seconds)}; {facts['prompt']}, {size(facts['bytes'])}")
-    prompt, model = shlex.quote(facts["prompt"]), shlex.quote(recipe.backbone.name)
+    say(f"trained {report['parameters']:,} numbers in {duration(seconds)}; {path}, {size(count)}")
+    prompt, model = shlex.quote(path), shlex.quote(recipe.backbone.name)
     next_steps(
         f"softprompt predict {prompt} FILE --model {model}",
         f"softprompt evaluate {prompt} DATA --model {model}",

@@ -33,7 +33,7 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Also score the majority and the bare model.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Score a prompt on labelled data: every metric of its task with ± and n."""
+    """Score a prompt on labelled data, with ± and n."""
     from softprompt.cli.load import bound, labelled, load
     from softprompt.evaluate import scores
     from softprompt.metrics import reported_metrics
@@ -83,7 +83,7 @@ def predict(
     batch_size: BatchSize = 32,
     as_json: AsJson = False,
 ) -> None:
-    """Answer every text of a file or of standard input, in the same order."""
+    """Answer every text of a file or of standard input."""
     from softprompt.cli.load import bound, load, unlabelled
 
     artifact = load(prompt)
@@ -108,7 +108,7 @@ def generate(
     output: Written = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an answer to a text, or to every line of standard input."""
+    """Write an answer to a text or to every line of input."""
     from softprompt.cli.load import bound, load, one_text, unlabelled
 
     artifact = load(prompt)
@@ -127,7 +127,7 @@ def generate(
         "stop": stop or None,
         "seed": seed,
     }
-    chosen = {name: value for name, value in wishes.items() if value is not None}
+    chosen: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
     deliver(ready.predict(examples, **chosen), output, as_json)
     next_steps(shlex.join(["softprompt", "predict", prompt, "FILE", *(["--model", model] if model else [])]))
 
@@ -140,7 +140,7 @@ def warn_cut(prompt: "Prompt", examples: "list[Example]") -> None:
 
 
 def deliver(predictions: "list[Prediction]", output: str | None, as_json: bool) -> None:
-    """Answers into a file or onto standard output. In plain lines, a line break inside an answer is written as \\n."""
+    r"""Answers into a file or onto standard output. In plain lines, a line break in an answer is written as \n."""
     answers = [{"answer": p.answer, **({"scores": p.scores} if p.scores else {})} for p in predictions]
     if output:
         from softprompt.files import write_atomically

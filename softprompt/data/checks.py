@@ -11,7 +11,7 @@ from softprompt.data.rows import NULLS, Built
 from softprompt.errors import near
 
 if TYPE_CHECKING:
-    from softprompt.core import Example
+    from softprompt.example import Example
 
 COMPARISONS: Final = 20_000  # of labels for near misses, at some 20 microseconds each
 EXCERPT: Final = 40  # characters of another row's place

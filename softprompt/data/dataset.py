@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from softprompt.data.problem import Problem
 
 if TYPE_CHECKING:  # core imports torch, and reading a `--help` must not
-    from softprompt.core import Example
+    from softprompt.example import Example
 
 TaskKind = Literal["classification", "tagging", "generation", "regression"]
 OnBadRow = Literal["fail", "skip", "report"]

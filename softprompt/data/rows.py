@@ -13,7 +13,7 @@ from softprompt.data.profile import as_number
 from softprompt.data.source import DAMAGE, display
 
 if TYPE_CHECKING:
-    from softprompt.core import Example, Label
+    from softprompt.example import Example, Label
 
 Value = str | tuple[str, ...]
 NULLS: Final = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil"})
@@ -43,7 +43,7 @@ class Built:
 def build(table: Table, columns: Columns, kind: TaskKind, *, labelled: bool) -> Built:
     """Examples of all sound rows. Without `labelled`, a label may be missing; one that is there must be sound."""
     # Imported here because core imports torch, which `softprompt --help` must not wait for.
-    from softprompt.core import Example
+    from softprompt.example import Example
 
     built = Built()
     read_text: Callable[[object], Value] = words_of if kind == "tagging" else text_of

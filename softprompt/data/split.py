@@ -11,7 +11,7 @@ from softprompt.data.dataset import Dataset
 from softprompt.errors import DataError
 
 if TYPE_CHECKING:
-    from softprompt.core import Example
+    from softprompt.example import Example
 
 
 def split(data: "Dataset | Sequence[Example]", fractions: Sequence[float], seed: int) -> "tuple[list[Example], ...]":

