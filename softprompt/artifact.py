@@ -107,8 +107,10 @@ class Artifact:
         cls, prompt: Prompt, recipe: dict[str, Any], report: dict[str, Any], parents: tuple[str, ...] = ()
     ) -> "Artifact":
         """The artifact of a trained prompt: reparameterisation folded away, canaries recorded."""
-        folded = Prompt(prompt.backbone, prompt.method.fold(), prompt.head, prompt.template, prompt.task).eval()
-        backbone, template, method = prompt.backbone, prompt.template, folded.method
+        with torch.no_grad():  # as in use: with gradients, an LSTM rounds in another way
+            method = prompt.method.fold()
+        folded = Prompt(prompt.backbone, method, prompt.head, prompt.template, prompt.task).eval()
+        backbone, template = prompt.backbone, prompt.template
         name, trained_as = name_of(method), name_of(prompt.method)
         vision = backbone.spec.kind == "vision"
         card = Card(
@@ -213,7 +215,7 @@ class Artifact:
     def assemble(self, backbone: Backbone) -> Prompt:
         """The prompt that the card describes, with weights still to be loaded."""
         card = self.card
-        head = make_head(card.head, backbone.spec)
+        head = make_head(card.head, backbone.spec, self.where)
         spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
         kind = find(card.method.name)
         check_options(kind, card.method.options)
@@ -247,7 +249,7 @@ def describe(backbone: Backbone) -> BackboneCard:
     )
 
 
-def make_head(card: HeadCard, spec: Spec) -> Head:
+def make_head(card: HeadCard, spec: Spec, where: str) -> Head:
     """The head that a card describes, with weights still to be loaded."""
     if card.name == "lm":
         return LanguageModel()
@@ -255,7 +257,8 @@ def make_head(card: HeadCard, spec: Spec) -> Head:
         return Verbalizer(**card.options)
     kinds: dict[str, Any] = {kind.name: kind for kind in (Classifier, Regressor, Tagger)}
     if card.name not in kinds:
-        raise ArtifactError("SP-E310", f"head {card.name!r}", f"one of {', '.join(kinds)}", "update softprompt")
+        expected = f"one of {', '.join(kinds)}"
+        raise ArtifactError("SP-E310", f"head {card.name!r}", expected, "update softprompt", where=where)
     head: Head = kinds[card.name](spec.states, **card.options)
     return head
 

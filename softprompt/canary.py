@@ -4,6 +4,7 @@ They catch what checksums cannot: another backbone with the same shapes, another
 server that loads a prompt and then ignores it. The sentences are ours, so a card gives away nothing of anyone's data.
 """
 
+import math
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -109,23 +110,20 @@ def record(prompt: Prompt) -> list[Canary]:
 def compare(prompt: Prompt, recorded: list[Canary]) -> Findings:
     """How far a prompt is from what was recorded, and how much it does at all; NaN where an output is NaN."""
     now, bare = outputs(prompt), outputs(without_prompt(prompt))
-    gaps = [now[k, i] - value for k, canary in enumerate(recorded) for i, value in canary.outputs.items()]
+    gaps = [
+        (now[k, i] - value).abs().item() if 0 <= i < now.shape[1] else math.inf
+        for k, canary in enumerate(recorded)
+        for i, value in canary.outputs.items()
+    ]
     tolerance = TOLERANCE.get(prompt.backbone.dtype, COARSE)
-    return Findings(torch.stack(gaps).abs().max().item(), (now - bare).abs().max().item(), tolerance)
+    return Findings(torch.tensor(gaps).max().item(), (now - bare).abs().max().item(), tolerance)
 
 
 def check(prompt: Prompt, recorded: list[Canary], where: str) -> None:
     """Raise `ArtifactError` where the prompt does nothing here, or something else than when it was made."""
-    width = outputs(prompt).shape[1]
-    whole = tuple(canary.input for canary in recorded) == SENTENCES and all(canary.outputs for canary in recorded)
-    if not whole or not all(0 <= i < width for canary in recorded for i in canary.outputs):
-        raise ArtifactError(
-            "SP-E310",
-            "a card with other canaries",
-            f"{len(SENTENCES)} of this version",
-            "update softprompt",
-            where=where,
-        )
+    if tuple(canary.input for canary in recorded) != SENTENCES or not all(canary.outputs for canary in recorded):
+        expected = f"the {len(SENTENCES)} of this version, with their outputs"
+        raise ArtifactError("SP-E310", "a card with other canaries", expected, "update softprompt", where=where)
     found = compare(prompt, recorded)
     if found.effect < 1e-6:
         raise ArtifactError(

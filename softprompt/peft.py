@@ -157,7 +157,7 @@ def settings(artifact: Artifact, length: int) -> dict[str, Any]:
     }
     if artifact.card.method.name == "prompt_tuning":
         return common | {"peft_type": "PROMPT_TUNING", "token_dim": card.hidden, "num_transformer_submodules": 1}
-    (made,) = artifact.method_tensors().values()
+    (made,) = (tensor for name, tensor in artifact.method_tensors().items() if name.endswith(".prefix"))
     depth, _, heads, _, width = made.shape
     return common | {
         "peft_type": "PREFIX_TUNING",

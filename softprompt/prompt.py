@@ -80,8 +80,9 @@ class Prompt(nn.Module):
 
     def written_out(self, example: Example) -> list[int]:
         """The token ids of an example's answer text."""
-        answer = self.template.continue_with(example.label) if isinstance(example.label, str) else []
-        if not answer:
+        label = example.label if isinstance(example.label, str) else ""
+        answer = self.template.continue_with(label)
+        if not answer or not label.strip():
             raise DataError(
                 "SP-E120", f"answer {example.label!r}"[:120], "a text", "add it or remove the row", where=example.where
             )

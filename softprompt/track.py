@@ -37,7 +37,7 @@ def tensorboard(recipe: Recipe, folder: Path) -> Write:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise absent("tensorboard") from error
-    writer: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def write(curves: dict[str, float], step: int) -> None:
         for name, value in curves.items():

@@ -34,7 +34,7 @@ QUICK = {
     "lr": 0.2,
     "batch_size": 32,
     "validation_fraction": 0,
-    "settings": {"optim": {"head_lr": 8.0}},
+    "settings": {"optim": {"head_lr": 3.2}},
 }
 GOOD = [f"w{i} w20 w21" for i in range(30, 40)]
 BAD = [f"w{i} w60 w61" for i in range(30, 40)]

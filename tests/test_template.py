@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from speakers import TEXTS, speaker
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from softprompt.backbones import wrap
+from softprompt.backbones import Backbone
 from softprompt.core import IGNORE, TEXT, Example, Injection, Row
 from softprompt.errors import DataError, RecipeError
 from softprompt.pieces import Piece, parse, writable
@@ -29,6 +29,13 @@ a_text = st.one_of(any_text, st.text(" ab\n\t", max_size=40), st.text("é😀中
 
 def template(family: str, text: str = "{text}", length: int = 3, **options: Any) -> Template:
     return Template(text, speaker(family), length=length, **options)
+
+
+def read_by(family: str, tokenizer: Any) -> Backbone:
+    """A backbone with another tokenizer than its own."""
+    backbone = speakers.fresh(family)
+    backbone.tokenizer = tokenizer
+    return backbone
 
 
 def ids(family: str, text: str, special: bool = False) -> list[int]:
@@ -123,7 +130,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 
 
 def test_a_backbone_without_a_fast_tokenizer_is_refused() -> None:
-    bare = wrap(speaker("bert").model, None, "bare")
+    bare = read_by("bert", None)
     with pytest.raises(RecipeError, match="SP-E221"):
         Template("{text}", bare, length=3)
 
@@ -217,8 +224,7 @@ def test_a_tokenizer_that_comes_with_truncation_cuts_nothing_silently() -> None:
     tokenizer = deepcopy(speakers.wordpiece())
     tokenizer.backend_tokenizer.enable_truncation(max_length=4)
     tokenizer.backend_tokenizer.enable_padding(length=50)
-    backbone = wrap(speaker("bert").model, tokenizer, "bert")
-    row = Template("{text}", backbone, length=3).encode(Example({"text": "a warm and funny film"}))
+    row = Template("{text}", read_by("bert", tokenizer), length=3).encode(Example({"text": "a warm and funny film"}))
     assert row.ids == template("bert").encode(Example({"text": "a warm and funny film"})).ids
 
 
@@ -514,6 +520,6 @@ def test_a_model_without_a_start_for_its_decoder_is_refused() -> None:
 def test_a_normaliser_that_moves_characters_does_not_move_the_cut() -> None:
     made = Tokenizer(models.WordLevel({"<unk>": 0, "ffi": 1, "x": 2}, unk_token="<unk>"))
     made.normalizer, made.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.WhitespaceSplit()
-    backbone = wrap(speaker("gpt2").model, speakers.fast(made, unk_token="<unk>"), "gpt2")
+    backbone = read_by("gpt2", speakers.fast(made, unk_token="<unk>"))
     row = Template("{text}", backbone, length=3, limit=12).encode(Example({"text": "ﬃ " * 40}))
     assert row.ids == [1] * 12

@@ -11,6 +11,7 @@ import transformers as tf
 from torch import nn
 
 from softprompt.backbones.base import Backbone
+from softprompt.backbones.embedded import locate
 from softprompt.backbones.probe import probe
 from softprompt.backbones.seq2seq import Seq2Seq
 from softprompt.backbones.text import Causal, Encoder
@@ -25,14 +26,14 @@ VISION = {"vit", "deit", "dinov2", "clip", "clip_vision_model"}  # of CLIP, the 
 def load_backbone(
     name: str | Path, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
 ) -> Backbone:
-    """A frozen backbone with its tokenizer (or image processor), from a local folder or the hub.
+    """A frozen backbone with its tokenizer (or image processor): a local folder, a hub name, or `softprompt/minilm`.
 
     `dtype` is float32, bfloat16, float16 or auto (float32 on the CPU, bfloat16 on CUDA); `device` is cpu, cuda, cuda:1
     or auto. Raises `BackboneError` where there is no such model, and `Unsupported` for families that cannot be steered.
     """
     place = choose_device(device)
     wanted = choose_dtype(dtype, place)
-    path = str(name)
+    path = locate(str(name))
     if Path(path).exists() and not (Path(path) / "config.json").exists():
         raise BackboneError(
             "SP-E401", f"no config.json in {path}", "a folder in the transformers layout", "check --model"
@@ -49,7 +50,7 @@ def load_backbone(
             "a local model folder or a model on the hub",
             "check --model and --revision",
         ) from error
-    return wrap(model.to(place), tokenizer, path)
+    return wrap(model.to(place), tokenizer, str(name))
 
 
 def wrap(model: nn.Module, tokenizer: Any = None, name: str = "") -> Backbone:
@@ -132,12 +133,12 @@ def read_weights(path: str, config: Any, revision: str | None, dtype: torch.dtyp
 def quiet() -> Iterator[None]:
     """Without the library's progress bar over weight files."""
     shown = tf.utils.logging.is_progress_bar_enabled()
-    tf.utils.logging.disable_progress_bar()
+    tf.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            tf.utils.logging.enable_progress_bar()
+            tf.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def choose_device(device: str) -> torch.device:

@@ -92,6 +92,9 @@ def prepare() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Threads that wait for each other spin by default: on a machine that does anything else, a step of a small model
+    # takes five times as long (measured: 95 s against 20 s for the same run beside one busy core).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -65,7 +65,7 @@ def methods(
     length: Annotated[int, typer.Option(min=1, help="Prompt vectors that numbers are counted for.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the methods and their options; with --model, what works there."""
+    """List the methods; with --model, what works there."""
     from softprompt.cli.survey import survey
 
     found = survey(model, length)

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, load_backbone
-from softprompt.cli.output import note
 from softprompt.core import Example
-from softprompt.data import Columns, read, read_inputs
+from softprompt.data import Columns, Dataset, read, read_inputs
 from softprompt.errors import BackboneError, RecipeError
 from softprompt.prompt import Prompt
 from softprompt.recipe import load_recipe
@@ -62,14 +61,14 @@ def fields(artifact: Artifact) -> tuple[str, ...]:
     return tuple(dict.fromkeys(piece.value for piece in pieces if piece.kind == "field"))
 
 
-def labelled(artifact: Artifact, source: str) -> list[Example]:
+def labelled(artifact: Artifact, source: str) -> Dataset:
     """Examples with labels, read the way the prompt's training data were."""
     card = artifact.card
     columns = Columns(fields(artifact), told(artifact, "data", "label"), told(artifact, "data", "image"))
-    return read(source, columns=columns, kind=card.task.kind, labels=card.task.labels or None).examples
+    return read(source, columns=columns, kind=card.task.kind, labels=card.task.labels or None)
 
 
-def unlabelled(artifact: Artifact, source: str) -> list[Example]:
+def unlabelled(artifact: Artifact, source: str) -> Dataset:
     """Examples to answer; labels, where there are some, are not looked at.
 
     For tagging, plain text is split at white space: one line is one sentence.
@@ -78,9 +77,7 @@ def unlabelled(artifact: Artifact, source: str) -> list[Example]:
     columns = Columns(fields(artifact), None, told(artifact, "data", "image"))
     split = kind == "tagging" and not source.lower().endswith(TABLES)
     data = read_inputs(source, columns, kind="generation" if split else kind)
-    for text in data.notes:
-        note(text)
-    return [words(example) for example in data.examples] if split else data.examples
+    return replace(data, examples=[words(example) for example in data.examples]) if split else data
 
 
 def words(example: Example) -> Example:

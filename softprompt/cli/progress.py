@@ -32,7 +32,7 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Live
 
-            columns = (BarColumn(bar_width=20), TextColumn("{task.fields[text]}", markup=False))
+            columns = (BarColumn(bar_width=16), TextColumn("{task.fields[text]}", markup=False))
             self.line = Live(*columns, console=self.screen, transient=True)
             self.line.start()
         return self
@@ -96,15 +96,18 @@ class Progress:
 
     def on_dev(self, event: Event) -> None:
         """The score on the dev examples."""
-        facts = {name: value for name, value in event.items() if name not in ("event", "step", "key", "best")}
+        known = ("event", "step", "key", "best", "loss")
+        facts = {name: value for name, value in event.items() if name not in known} | {"loss": event["loss"]}
         text = "  ".join(f"{name} {value:.3f}" for name, value in facts.items())
-        best = "  (best so far)" if event["best"] else ""
-        self.dev = f"  dev {text}"
-        if not self.brief:
-            self.print(f"step {event['step']}: dev {text}{best}")
+        if self.brief:
+            self.dev = f"  dev {text}"
+        else:
+            self.print(f"step {event['step']}: dev {text}{'  (best so far)' if event['best'] else ''}")
 
     def on_baseline(self, event: Event) -> None:
         """What the prompt has to beat."""
+        if self.line is not None and self.line.tasks:
+            self.line.update(self.line.task_ids[0], text="comparing with what it has to beat")
         if not self.brief:
             self.print(f"{event['name']}: {event['score']}")
 

@@ -36,15 +36,17 @@ def evaluate(
     """Score a prompt on labelled data, with ± and n."""
     from softprompt.cli.load import bound, labelled, load
     from softprompt.evaluate import scores
-    from softprompt.metrics import reported_metrics
+    from softprompt.metrics import find_metric, reported_metrics
 
     artifact = load(prompt)
-    examples = labelled(artifact, data)
-    ready = bound(artifact, model)
+    labelled_data = labelled(artifact, data)
+    ready, examples = bound(artifact, model), labelled_data.examples
+    remark(ready, examples, labelled_data.notes)
     counts = Counter(str(example.label) for example in examples)
     labels = ready.task.labels or tuple(sorted(counts))
-    metric = artifact.card.report.get("metric")
-    metric = metric or reported_metrics(ready.task.kind, labels, [counts[label] for label in labels])[0]
+    known = artifact.card.report.get("metric")
+    metric = known or reported_metrics(ready.task.kind, labels, [counts[label] for label in labels])[0]
+    find_metric(metric)  # a card is data from elsewhere: an unknown name is an error, not a crash
     found = scores(ready, examples, metric, ready.predict(examples, batch_size=batch_size))
     report = {
         "prompt": prompt,
@@ -87,10 +89,10 @@ def predict(
     from softprompt.cli.load import bound, load, unlabelled
 
     artifact = load(prompt)
-    examples = unlabelled(artifact, file)
+    data = unlabelled(artifact, file)
     ready = bound(artifact, model)
-    warn_cut(ready, examples)
-    deliver(ready.predict(examples, batch_size=batch_size), output, as_json)
+    remark(ready, data.examples, data.notes)
+    deliver(ready.predict(data.examples, batch_size=batch_size), output, as_json)
     next_steps(shlex.join(["softprompt", "evaluate", prompt, "DATA", *(["--model", model] if model else [])]))
 
 
@@ -115,9 +117,9 @@ def generate(
     kind = artifact.card.task.kind
     if kind != "generation":
         raise RecipeError("SP-E254", f"a prompt for {kind}", "one for generation", f"softprompt predict {prompt}")
-    examples = [one_text(artifact, text)] if text is not None else unlabelled(artifact, "-")
+    examples = [one_text(artifact, text)] if text is not None else unlabelled(artifact, "-").examples
     ready = bound(artifact, model)
-    warn_cut(ready, examples)
+    remark(ready, examples, [])
     wishes = {
         "max_new_tokens": most,
         "beams": beams,
@@ -132,8 +134,10 @@ def generate(
     next_steps(shlex.join(["softprompt", "predict", prompt, "FILE", *(["--model", model] if model else [])]))
 
 
-def warn_cut(prompt: "Prompt", examples: "list[Example]") -> None:
-    """Say how many texts were too long."""
+def remark(prompt: "Prompt", examples: "list[Example]", notes: list[str]) -> None:
+    """Say how the data were read, and how many texts are too long."""
+    for text in notes:
+        note(text)
     cut = [row.cut for row in (prompt.row(example, labelled=False) for example in examples) if row.cut]
     if cut:
         note(f"{len(cut)} of {len(examples)} texts are too long and were cut, by {max(cut)} tokens at most")
