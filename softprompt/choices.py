@@ -18,11 +18,11 @@ def check_words(words: dict[str, str], head: str, labels: tuple[str, ...]) -> No
     """Raise `RecipeError` for words that would be ignored: of classes that do not exist, or that no head reads."""
     if words and head != "verbalizer":
         do = "set task.head=verbalizer, or leave task.words out"
-        raise RecipeError("SP-E213", f"task.words for a {head} head", "a head that reads words", do)
+        raise RecipeError("SP-E215", f"task.words for a {head} head", "a head that reads words", do)
     for label in words:
         if label not in labels:
             found = f"a word for {label[:80]!r}{near(label, list(labels))}, which is no class"
-            raise RecipeError("SP-E213", found, f"one of {', '.join(labels[:20])}", "mend task.words")
+            raise RecipeError("SP-E215", found, f"one of {', '.join(labels[:20])}", "mend task.words")
 
 
 def choose_init(recipe: Recipe, method: type[Method]) -> str:

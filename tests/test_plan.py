@@ -199,6 +199,13 @@ def test_parts_are_disjoint_of_the_right_size_and_the_same_for_the_same_seed(tmp
     assert planned(train, speaker("llama"), data={"seed": 1}).train != plan.train
 
 
+def test_rows_that_differ_only_in_case_stay_on_one_side(tmp_path: Path) -> None:
+    """Else a split of our own making would be refused as a leak."""
+    twice = [(form(text), label) for text, label in rows(40) for form in (str, str.upper)]
+    plan = planned(table(tmp_path / "a.csv", twice), speaker("llama"))
+    assert len(plan.train) + len(plan.dev) + len(plan.test) == 80
+
+
 def test_files_of_their_own_are_used_whole(tmp_path: Path) -> None:
     train, test = table(tmp_path / "a.csv", rows(40)), table(tmp_path / "b.csv", rows(10, start=100))
     plan = planned(train, speaker("llama"), data={"test": test, "split": [0.75, 0.25, 0.0]})
@@ -248,8 +255,8 @@ def begun(train: str, sections: dict[str, Any]) -> None:
         ({"task": {"head": "tagger"}}, "SP-E208"),
         ({"task": {"metric": "bleu"}}, "SP-E214"),
         ({"task": {"metric": "accurracy"}}, "SP-E605"),
-        ({"task": {"words": {"goood": "great"}}}, "SP-E213"),
-        ({"task": {"words": {"good": "great"}, "head": "classifier"}}, "SP-E213"),
+        ({"task": {"words": {"goood": "great"}}}, "SP-E215"),
+        ({"task": {"words": {"good": "great"}, "head": "classifier"}}, "SP-E215"),
         ({"task": {"words": {"good": "bad"}}}, "SP-E209"),
         ({"task": {"words": {"good": ""}}}, "SP-E209"),
         ({"task": {"template": "{text}"}}, "SP-E220"),

@@ -165,10 +165,10 @@ def leakage(train: "Dataset | Iterable[Example]", evaluation: "Dataset | Iterabl
     """An error for each evaluation example whose input is in the training data too, up to case and white space."""
     seen: dict[Hashable, str] = {}
     for example in train.examples if isinstance(train, Dataset) else train:
-        seen.setdefault(_leak_key(example), example.where)
+        seen.setdefault(alike(example), example.where)
     problems = []
     for example in evaluation.examples if isinstance(evaluation, Dataset) else evaluation:
-        known = seen.get(_leak_key(example))
+        known = seen.get(alike(example))
         if known is not None:
             do = "remove it from one of the two files"
             found = f"an example that is also trained on ({_short(known)})"[:80]
@@ -176,7 +176,8 @@ def leakage(train: "Dataset | Iterable[Example]", evaluation: "Dataset | Iterabl
     return problems
 
 
-def _leak_key(example: "Example") -> Hashable:
+def alike(example: "Example") -> Hashable:
+    """What makes two examples so similar that one tells the other: the input, up to case and white space."""
     if example.image:
         return content(example)
     return tuple(_loose(text if isinstance(text, str) else " ".join(text)) for text in example.fields.values())

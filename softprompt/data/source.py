@@ -85,7 +85,7 @@ def refuse_binary(data: bytes, name: str) -> None:
     for magic, what in MAGIC.items():
         if data.startswith(magic):
             do = "--set data.format=parquet" if magic == b"PAR1" else "unpack or export it to a text file first"
-            raise DataError("SP-E104", what, "plain text", do, where=name)
+            raise DataError("SP-E116", what, "plain text", do, where=name)
 
 
 def load_text(source: str | Path, encoding: str = "utf-8") -> Text:

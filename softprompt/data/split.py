@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from softprompt.data.checks import by_class, content
+from softprompt.data.checks import alike, by_class, content
 from softprompt.data.dataset import Dataset
 from softprompt.errors import DataError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def split(data: "Dataset | Sequence[Example]", fractions: Sequence[float], seed: int) -> "tuple[list[Example], ...]":
     """One list a fraction, each in file order; fractions sum to 1. Each class is shared out in proportion.
 
-    Examples with the same input stay together; a class of which there is one goes to the first part.
+    Examples with the same input (up to case and white space) stay together; a class of which there is one goes to the first part.
     Raises DataError for fractions that make no sense, and where a part would be empty.
     """
     examples = _examples(data)
@@ -78,7 +78,7 @@ def _strata(examples: "list[Example]", classes: bool) -> list[list[list[int]]]:
     """Indices grouped by input, the groups collected by class; one stratum where labels are not classes."""
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
     for at, example in enumerate(examples):
-        groups[content(example)].append(at)
+        groups[alike(example)].append(at)
     labels = [example.label for example in examples]
     strata: defaultdict[str, list[list[int]]] = defaultdict(list)
     for group in groups.values():

