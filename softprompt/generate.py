@@ -98,8 +98,11 @@ def generate(
     repetition: float = 1.0,
     length_penalty: float = 1.0,
     stop: Sequence[str] = (),
+    numbers: Sequence[int] | None = None,
 ) -> list[str]:
     """The answer to every row, in their order; rows are encoded without an answer.
+
+    What a row samples depends on `seed` and on its number (`numbers` [rows], its place if not given), not on its batch.
 
     An answer ends at EOS, before a stop string, after `max_new_tokens`, or where the backbone can take no more tokens.
     Raises `RecipeError` for options that cannot be followed and for rows that have an answer already, `Unsupported`
@@ -110,6 +113,7 @@ def generate(
     model_ends = prompt.backbone.model.generation_config.eos_token_id  # none, one, or several of them
     ends = {prompt.template.tokenizer.eos_token_id, *(model_ends if isinstance(model_ends, list) else [model_ends])}
     ending = Ending(prompt.template.tokenizer, frozenset(ends - {None}), stop)
+    known = range(len(rows)) if numbers is None else numbers
     answers = [""] * len(rows)
     was_training = prompt.training
     prompt.eval()
@@ -119,7 +123,7 @@ def generate(
             if settings.beams > 1:
                 written = beam(stream, room, ending, settings)
             else:
-                written = decode(stream, room, ending, settings, [generator(seed, i) for i in chosen])
+                written = decode(stream, room, ending, settings, [generator(seed, known[i]) for i in chosen])
             for i, ids in zip(chosen, written, strict=True):
                 answers[i] = ending.text(ids)
     finally:

@@ -183,18 +183,19 @@ class Prompt(nn.Module):
         for chosen in by_length(rows, batch_size):
             picked = [rows[i] for i in chosen]
             if isinstance(self.head, LanguageModel) and not isinstance(self.head, Verbalizer):
-                made = self.written(picked, generation)
+                made = self.written(picked, chosen, generation)
             else:
                 made = self.read([examples[i] for i in chosen], picked)
             for i, answer in zip(chosen, made, strict=True):
                 answers[i] = answer
         return [answer for answer in answers if answer is not None]
 
-    def written(self, rows: list[Row], generation: dict[str, Any]) -> list[Prediction]:
-        """Generated answers."""
+    def written(self, rows: list[Row], numbers: list[int], generation: dict[str, Any]) -> list[Prediction]:
+        """Generated answers; `numbers` are the places of the rows among all."""
         from softprompt.generate import generate  # floor 5 uses this floor; only text answers need it here
 
-        texts = generate(self, rows, **({"max_new_tokens": self.task.new_tokens} | generation))
+        settings = {"max_new_tokens": self.task.new_tokens, "numbers": numbers} | generation
+        texts = generate(self, rows, **settings)
         return [Prediction(text) for text in texts]
 
     def read(self, examples: Sequence[Example], rows: list[Row]) -> list[Prediction]:

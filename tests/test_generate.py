@@ -381,3 +381,14 @@ def test_backbones_that_do_not_write_are_refused(name: str) -> None:
     method = PromptTuning(backbone.spec, families.start(backbone))
     with pytest.raises(SoftpromptError, match=r"SP-E420.*\((encoder|vision)\)"):
         generate(Prompt(backbone, method, LanguageModel(), None, Task("generation")), [])
+
+
+def test_samples_do_not_depend_on_the_size_of_the_batch() -> None:
+    writer = prompt("llama", "vectors")
+    examples = [Example({"text": " ".join(f"w{10 + i + j}" for j in range(3 + i % 3))}) for i in range(6)]
+    drawn = [
+        [made.answer for made in writer.predict(examples, batch_size=size, temperature=1.0, max_new_tokens=5)]
+        for size in (1, 2, 6)
+    ]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len(set(drawn[0])) > 1

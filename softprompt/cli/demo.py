@@ -25,10 +25,10 @@ def demo(
     from softprompt.backbones import load_backbone
     from softprompt.demo import run as shown
 
-    model, folder = shown.backbone_folder(), Path(run) if run else new_folder()
+    folder = Path(run) if run else new_folder()
     began = time.monotonic()
     note("loading one frozen backbone: all-MiniLM-L6-v2, 22.7 million numbers, none of which will change")
-    backbone = load_backbone(model)
+    backbone = load_backbone(shown.MODEL)
     settings = [] if steps is None else [f"train.steps={steps}"]
     trained = []
     for task in shown.TASKS:
@@ -52,7 +52,7 @@ def demo(
     next_steps(
         f"echo 'Where do storks spend the winter?' | softprompt predict {example}",
         f"softprompt show {example}",
-        f"softprompt train YOUR.csv --model {shlex.quote(str(model))} --method prefix",
+        f"softprompt train YOUR.csv --model {shown.MODEL} --method prefix",
     )
 
 

