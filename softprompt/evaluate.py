@@ -1,6 +1,5 @@
 """How good a prompt is: every metric with ± and n, and beside it what it has to beat."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ class Report:
     baselines: dict[str, Score]  # the same metric for what the prompt has to beat
     metric: str
     parameters: int  # trained numbers
-    seconds: float
+    seconds: float = 0.0  # training, evaluation and baselines of this process
     dev: list[dict[str, Any]] = field(default_factory=list)  # the history of dev scores
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,7 +101,6 @@ def evaluate(
     listen: Callable[[dict[str, Any]], None],
 ) -> Report:
     """Test scores of a trained prompt and of its baselines; `untrained` are its tensors before the first step."""
-    began = time.monotonic()
     metric, test = plan.recipe.task.metric, plan.test
     found = scores(prompt, test, metric, prompt.predict(test))
     trained = {name: value.detach().cpu().clone() for name, value in prompt.state_dict().items()}
@@ -124,7 +122,6 @@ def evaluate(
         baselines=beside,
         metric=metric,
         parameters=sum(weight.numel() for weight in prompt.parameters()),
-        seconds=time.monotonic() - began,
         dev=[{key: value for key, value in event.items() if key not in ("event", "key")} for event in history],
     )
 

@@ -194,7 +194,7 @@ class Prompt(nn.Module):
         """Generated answers; `numbers` are the places of the rows among all."""
         from softprompt.generate import generate  # floor 5 uses this floor; only text answers need it here
 
-        settings = {"max_new_tokens": self.task.new_tokens, "numbers": numbers} | generation
+        settings: dict[str, Any] = {"max_new_tokens": self.task.new_tokens, "numbers": numbers} | generation
         texts = generate(self, rows, **settings)
         return [Prediction(text) for text in texts]
 

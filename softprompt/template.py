@@ -190,10 +190,11 @@ class Template:
         while (excess := len(draft.ids) + taken - self.limit) > 0:  # what is left may be tokenised in another way
             sizes = {name: len(spans[name]) for name in spans}
             lost = {} if self.cut == "error" else losses(sizes, times, excess)
-            values = values | {name: shorten(values[name], spans[name], n, self.cut) for name, n in lost.items()}
-            if not lost or not all(values[name] for name in lost):
+            left = {name: shorten(values[name], spans[name], n, self.cut) for name, n in lost.items()}
+            if not left or not all(0 < len(text) < len(values[name]) for name, text in left.items()):
                 found = f"{whole + taken} tokens (prompt {self.vectors}, answer {taken})"
                 raise too_long(example, found, self.limit, "use a shorter prompt or template, or task.truncate=tail")
+            values = values | left
             draft, spans = self.write(values)
         if not draft.ids:
             raise DataError("SP-E123", "no token", "text", "add the text or remove the row", where=example.where)

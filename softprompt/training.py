@@ -7,7 +7,7 @@ that is killed at any moment and resumed ends with the same bits as one that is 
 import json
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from softprompt.core import Row
 from softprompt.errors import TrainingError
 from softprompt.evaluate import Report, evaluate
 from softprompt.files import sweep, write_atomically
+from softprompt.methods import check_options, find
 from softprompt.optim import clip, factor, make_optimizer
 from softprompt.plan import Plan, build, make_plan
 from softprompt.prompt import Prompt
@@ -54,6 +55,7 @@ def train(
         raise TrainingError(
             "SP-E510", f"a run in {place}", "a new folder", f"use `softprompt resume {place}`, or --run"
         )
+    check_options(find(recipe.method.name), recipe.method.options)  # before seconds go into loading a model
     backbone = backbone or open_backbone(recipe)
     set_threads(recipe)
     plan = make_plan(recipe, backbone)
@@ -107,6 +109,7 @@ def set_threads(recipe: Recipe) -> None:
 
 def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen: Listener) -> Result:
     """From a state (or from nothing) to the finished artifact."""
+    began = time.monotonic()
     sweep(place)  # what a killed process was writing
     sweep(place / "states")
     listen = tracker(plan.recipe, place, listen)
@@ -116,6 +119,7 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
     best, history = fit(prompt, plan, place, state, listen)
     restore(prompt, best)
     report = evaluate(prompt, plan, untrained=untrained, history=history, listen=listen)
+    report = replace(report, seconds=time.monotonic() - began)
     source = plan.recipe.init.source
     parents = (Path(source).name,) if source and plan.recipe.init.kind == "prompt" else ()
     path = place / "prompt.safetensors"

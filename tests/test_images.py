@@ -68,6 +68,7 @@ def whole_png() -> bytes:
         b"text",
         b"\x89PNG\r\n\x1a\n",
         whole_png()[:40],
+        whole_png()[:33] + b"\x00\x00\x00\x05" + whole_png()[37:],  # a shorter chunk: what follows it is no chunk
         whole_png()[:30] + b"\xff" * 30 + whole_png()[60:],
         b"\xff\xd8\xff" + b"\x00" * 50,
         b"GIF89a" + b"\xff" * 50,

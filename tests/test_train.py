@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -56,24 +57,32 @@ def alone(work: Callable[[], object]) -> int:
     os._exit(0)
 
 
-def train_until_killed(made: Recipe, run: Path, model: Backbone, delays: list[float]) -> int:
-    """Train, and kill the process after each delay until there are no more; how many kills hit a living run."""
+def train_until_killed(made: Recipe, run: Path, model: Backbone, moments: list[tuple[int, float]]) -> int:
+    """Train, and kill the process a while after each of the given steps; how many kills hit a living run."""
     kills = 0
-    for delay in [*delays, None]:
+    for step, pause in [*moments, (10**9, 0.0)]:
         going_on = (run / "recipe.yaml").exists()
-        work = (lambda: resume(run, backbone=model)) if going_on else (lambda: train(made, run, backbone=model))
-        child = alone(work)
-        if delay is not None:
-            time.sleep(delay)
+        child = alone((lambda: resume(run, backbone=model)) if going_on else (lambda: train(made, run, backbone=model)))
+        status = wait_for(child, run, step)
+        if status is None:
+            time.sleep(pause)
             os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            kills += 1
-        else:
+            status = os.waitpid(child, 0)[1]
+        if not os.WIFSIGNALED(status):
             assert os.WEXITSTATUS(status) == 0
-            if delay is not None:
-                break
+            break
+        kills += 1
     return kills
+
+
+def wait_for(child: int, run: Path, step: int) -> int | None:
+    """Wait until the run has saved a step; its status if it ends before."""
+    while step and not any(int(path.stem.split("-")[1]) >= step for path in (run / "states").glob("state-*.sp")):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.0005)
+    return None
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -102,18 +111,15 @@ def test_the_same_recipe_gives_the_same_bits(method: str, folder: Path, model: B
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(
     trial: int, method: str, folder: Path, model: Backbone, tmp_path: Path
 ) -> None:
-    """25 runs, each killed up to three times at moments spread over the whole run."""
+    """25 runs, each killed up to three times: while it starts, then some milliseconds after steps of the run."""
     settings = [*METHODS[method], "train.accumulate=2", "train.epochs=4", "train.evaluate_every=4"]
     made = runs.recipe(folder, *settings)
     whole = folder / f"whole-{method}"
     if not whole.exists():
-        began = time.monotonic()
         train(made, whole, backbone=model)
-        (whole / "seconds").write_text(str(time.monotonic() - began))
-    seconds = float((whole / "seconds").read_text())
-    delays = [seconds * (trial + 0.5 + part) / 7 for part in (0.0, 0.35, 0.2)]
-    kills = train_until_killed(made, tmp_path / "run", model, delays)
-    assert kills >= 1, "no kill hit a living run"
+    rng = random.Random(f"{trial} {method}")
+    moments = [(step, rng.uniform(0, 0.04)) for step in (trial, trial + 3, trial + 6)]
+    assert train_until_killed(made, tmp_path / "run", model, moments) >= 2
     assert (tmp_path / "run" / "prompt.safetensors").read_bytes() == (whole / "prompt.safetensors").read_bytes()
     assert losses(tmp_path / "run") == losses(whole)
 

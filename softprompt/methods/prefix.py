@@ -20,7 +20,7 @@ class PrefixTuning(Method):
     """P keys and values a layer; with `bottleneck` they are made by an MLP that is discarded after training.
 
     `reach` chooses the stacks of an encoder-decoder: the paper trains all three (encoder, decoder, cross-attention).
-    `layers` chooses a range such as "4-5" (from 0, both included) of every stack reached; empty means all.
+    `layers` chooses one layer or a range such as "4-5" (from 0, both included) of every stack reached; empty means all.
     """
 
     paper = 'Li, Liang 2021, "Prefix-Tuning", 2101.00190; without MLP: Liu et al. 2022, "P-Tuning v2", 2110.07602'
@@ -37,12 +37,12 @@ class PrefixTuning(Method):
         *,
         bottleneck: int = 0,
         reach: Reach = "all",
-        layers: str = "",
+        layers: str | int = "",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, start)
-        self.bottleneck, self.reach, self.layers, self.dropout = bottleneck, reach, layers, dropout
-        self.chosen = {side: parse_layers(layers, depth_of(spec, side)) for side in sides(spec, reach)}
+        self.bottleneck, self.reach, self.layers, self.dropout = bottleneck, reach, str(layers), dropout
+        self.chosen = {side: parse_layers(self.layers, depth_of(spec, side)) for side in sides(spec, reach)}
         given = {"encoder": start.prefix, "decoder": start.decoder, "cross": start.cross}
         self.stacks = nn.ModuleDict()
         for side, chosen in self.chosen.items():
