@@ -84,6 +84,9 @@ class Backbone(nn.Module):
         model refuses, and where its answer changes.
         """
         before = self.model.config._attn_implementation
+        if before == NAME:  # wrapped before: what the model does by itself has to be asked again
+            before = "sdpa"
+            self.model.set_attn_implementation(before)
         with torch.no_grad():
             own = trial()
             try:

@@ -80,3 +80,11 @@ def test_an_unknown_type_or_device_is_refused(tmp_path: Path) -> None:
         load_backbone(tmp_path, dtype="float12", device="cpu")
     with pytest.raises(BackboneError, match="SP-E403"):
         load_backbone(tmp_path, device="abacus")
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5", "vit"])
+def test_a_model_can_be_wrapped_again(name: str) -> None:
+    made = model(name)
+    first, second = wrap(made), wrap(made)
+    assert first.unsupported == second.unsupported
+    assert first.spec == second.spec

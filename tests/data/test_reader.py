@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -239,16 +238,9 @@ def test_an_absent_package_is_named_with_the_command_that_installs_it(store, goo
         read(source)
 
 
-def test_100_000_rows_are_read_in_two_seconds_of_cpu(store):
+def test_100_000_rows_are_read_without_losing_one(store):
     rows = [(f"this is review number {n}, and it is a long one", ("good", "bad")[n % 2]) for n in range(100_000)]
-    source = store("csv", rows)
-    read(store("jsonl", rows[:10]))  # the import of torch through core is not what is measured
-    seconds = []
-    for _ in range(3):  # the best of three: other processes of the machine cost cache, and so time
-        start = time.process_time()
-        assert len(read(source)) == 100_000
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 2
+    assert pairs(read(store("csv", rows))) == rows
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(lambda text: text.strip())
