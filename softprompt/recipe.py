@@ -128,6 +128,9 @@ class TrainSection(Section):
     track: tuple[Literal["tensorboard", "trackio"], ...] = ()
 
 
+PATHS = (("backbone", "name"), ("data", "train"), ("data", "dev"), ("data", "test"), ("init", "source"))
+
+
 class Recipe(Section):
     """One run."""
 
@@ -142,17 +145,20 @@ class Recipe(Section):
     def shared(self) -> dict[str, Any]:
         """Plain values for a card that may be shared: what differs from the defaults, paths as bare file names."""
         values: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        for section, key in (
-            ("backbone", "name"),
-            ("data", "train"),
-            ("data", "dev"),
-            ("data", "test"),
-            ("init", "source"),
-        ):
+        for section, key in PATHS:
             path = values.get(section, {}).get(key)
             if path:
                 values[section][key] = bare_name(path)
         return values
+
+    def rooted(self) -> "Recipe":
+        """The same recipe with absolute paths, which means the same from every folder."""
+        values = self.model_dump()
+        for section, key in PATHS:
+            path = values[section][key]
+            if path and Path(path).exists():
+                values[section][key] = str(Path(path).resolve())
+        return Recipe.model_validate(values)
 
     def to_yaml(self, *, full: bool = False) -> str:
         """The recipe as YAML; without `full`, only what differs from the defaults."""

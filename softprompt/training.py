@@ -62,7 +62,7 @@ def train(
     place.mkdir(parents=True, exist_ok=True)
     identity = {"backbone": backbone.fingerprint, "data": plan.sha256, "threads": torch.get_num_threads()}
     write_atomically(place / "run.json", json.dumps(identity, indent=1).encode())
-    write_atomically(place / "recipe.yaml", plan.recipe.to_yaml(full=True).encode())
+    write_atomically(place / "recipe.yaml", plan.recipe.rooted().to_yaml(full=True).encode())
     return run(plan, backbone, place, None, listen)
 
 

@@ -279,3 +279,14 @@ def test_tensorboard_gets_a_curve_when_asked(folder: Path, model: Backbone, tmp_
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert len(curves.Scalars("step/loss")) == 5
     assert "dev/accuracy" in curves.Tags()["scalars"]
+
+
+def test_a_run_can_be_resumed_from_another_folder(
+    model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = runs.recipe(tmp_path, "train.epochs=1", "data.train=train.csv", "data.test=test.csv")
+    monkeypatch.chdir(tmp_path)
+    whole = train(made, tmp_path / "run", backbone=model).artifact.read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resume(tmp_path / "run", backbone=model).artifact.read_bytes() == whole
