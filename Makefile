@@ -27,7 +27,7 @@ test: lint types
 	$(BIN)/pytest
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/train_step.py --save
 
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/results.py
