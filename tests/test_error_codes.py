@@ -117,3 +117,12 @@ def test_every_error_is_one_to_catch() -> None:
 def test_near_names_are_suggested_and_far_ones_not() -> None:
     assert near("postive", ["positive", "negative"]) == " (did you mean 'positive'?)"
     assert near("zzz", ["positive", "negative"]) == ""
+
+
+def test_every_setting_that_a_message_names_exists() -> None:
+    from softprompt.recipe import known_keys
+
+    pattern = re.compile(r"(?:--set |\bset |[\"' ])((?:backbone|data|task|method|init|optim|train)\.[a-z_]+)(?==)")
+    named = {key for path in FILES for key in pattern.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 5
+    assert named <= {*known_keys(), "method.options"}

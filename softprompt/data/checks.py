@@ -53,7 +53,7 @@ def _outside(tag: str, right: dict[str, str], hints: list[str]) -> tuple[str, st
     """Code, found, expected and remedy for a label that is not in the set."""
     same = right.get(_loose(tag))
     if same is not None:
-        do = f"write {quote(same)}, or list both in --set data.labels=[...]"
+        do = f"write {quote(same)}, or list both in --set task.labels=[...]"
         return "SP-E125", f"label {quote(tag)}", f"{quote(same)} (only case or space differ)", do
     shown = list(right.values())
     more = f", ... ({len(shown)} labels)" if len(shown) > 8 else ""

@@ -237,7 +237,7 @@ def _line(problem: Problem, name: str) -> float:
 def _with_labels(made: Plan, kind: TaskKind | None, name: str) -> Plan:
     """A set of labels means classification, unless the caller said otherwise. Raises DataError then."""
     if kind is not None:
-        do = "leave data.labels out, or --set data.kind=classification"
+        do = "leave data.labels out, or --set task.kind=classification"
         raise DataError("SP-E115", f"labels for a {kind} task", "no labels", do, where=name)
     notes = [note for note in made.notes if not note.startswith("task:")]
     return Plan(made.columns, "classification", (*notes, "task: classification (labels were given)"))

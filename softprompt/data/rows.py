@@ -183,7 +183,7 @@ def _class(cell: object) -> "Label":
 def _number(cell: object) -> "Label":
     value = None if isinstance(cell, bool) else as_number(cell) if isinstance(cell, str | int | float) else None
     if value is None:
-        raise Wrong("SP-E128", quote(cell), "a finite number", "correct it, or --set data.kind=classification")
+        raise Wrong("SP-E128", quote(cell), "a finite number", "correct it, or --set task.kind=classification")
     return value
 
 
