@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     ]
     for (backbone, task, method, protocol), group in sorted(groups.items()):
         scores = [Score.from_dict(run["score"]) for run in group]
-        mean = over_seeds(scores)
+        mean = combined(scores)
         beside = [
-            show(over_seeds([Score.from_dict(run["baselines"][key]) for run in group]))
+            show(combined([Score.from_dict(run["baselines"][key]) for run in group]))
             if key in group[0]["baselines"]
             else "-"
             for key in ("majority", "zero-shot", "untrained prompt", "linear probe")
@@ -187,6 +188,13 @@ def table(runs: list[dict[str, Any]]) -> str:
             f"{group[0]['parameters']:,} | {group[0]['bytes'] / 1000:.0f} kB | {cpu:.0f} |"
         )
     return "\n".join(lines)
+
+
+def combined(scores: list[Score]) -> Score:
+    """The mean over seeds, with the larger of two intervals: over seeds (from three on) and over test examples."""
+    mean = over_seeds(scores)
+    examples = sum(score.error for score in scores) / len(scores)
+    return replace(mean, error=max(examples, mean.error if len(scores) > 2 else 0.0))
 
 
 def show(score: Score) -> str:
