@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import runs
+import tiny_runs
 import torch
 
 from softprompt import checkpoint
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Backbone:
     torch.manual_seed(0)
-    return runs.open_model(folder)
+    return tiny_runs.open_model(folder)
 
 
 def losses(run: Path) -> list[str]:
@@ -90,7 +90,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_as_it_was(
     method: str, folder: Path, model: Backbone, tmp_path: Path
 ) -> None:
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    result = train(runs.recipe(folder, *METHODS[method], "train.epochs=8"), tmp_path / "run", backbone=model)
+    result = train(tiny_runs.recipe(folder, *METHODS[method], "train.epochs=8"), tmp_path / "run", backbone=model)
     steps = [json.loads(line)["loss"] for line in losses(tmp_path / "run") if '"step"' in line and '"norm"' in line]
     assert sum(steps[-5:]) < sum(steps[:5])
     assert all(value.equal(before[name]) for name, value in model.model.state_dict().items())
@@ -100,7 +100,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_as_it_was(
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix-mlp"])
 def test_the_same_recipe_gives_the_same_bits(method: str, folder: Path, model: Backbone, tmp_path: Path) -> None:
-    made = runs.recipe(folder, *METHODS[method])
+    made = tiny_runs.recipe(folder, *METHODS[method])
     first, second = (train(made, tmp_path / name, backbone=model).artifact.read_bytes() for name in ("a", "b"))
     assert first == second
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
@@ -113,7 +113,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(
 ) -> None:
     """25 runs, each killed up to three times: while it starts, then some milliseconds after steps of the run."""
     settings = [*METHODS[method], "train.accumulate=2", "train.epochs=4", "train.evaluate_every=4"]
-    made = runs.recipe(folder, *settings)
+    made = tiny_runs.recipe(folder, *settings)
     whole = folder / f"whole-{method}"
     if not whole.exists():
         train(made, whole, backbone=model)
@@ -128,7 +128,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(
 def test_a_signal_saves_the_state_and_says_so_with_its_exit_code(
     number: signal.Signals, code: int, folder: Path, model: Backbone, tmp_path: Path
 ) -> None:
-    made = runs.recipe(folder, "train.epochs=3", "train.save_seconds=1000")
+    made = tiny_runs.recipe(folder, "train.epochs=3", "train.save_seconds=1000")
     whole = train(made, tmp_path / "whole", backbone=model).artifact.read_bytes()
 
     def interrupt(event: dict[str, object]) -> None:
@@ -145,7 +145,7 @@ def test_a_signal_saves_the_state_and_says_so_with_its_exit_code(
 
 
 def test_a_damaged_newest_state_is_passed_over(folder: Path, model: Backbone, tmp_path: Path) -> None:
-    made = runs.recipe(folder)
+    made = tiny_runs.recipe(folder)
     whole = train(made, tmp_path / "run", backbone=model).artifact.read_bytes()
     newest = sorted((tmp_path / "run" / "states").glob("*.sp"))[-1]
     newest.write_bytes(newest.read_bytes()[:-20])
@@ -160,23 +160,23 @@ def test_a_damaged_newest_state_is_passed_over(folder: Path, model: Backbone, tm
 
 
 def test_a_run_is_not_overwritten(folder: Path, model: Backbone, tmp_path: Path) -> None:
-    made = runs.recipe(folder, "train.epochs=1")
+    made = tiny_runs.recipe(folder, "train.epochs=1")
     train(made, tmp_path / "run", backbone=model)
     with pytest.raises(TrainingError, match="SP-E510"):
         train(made, tmp_path / "run", backbone=model)
 
 
 def test_a_run_does_not_go_on_with_other_data(model: Backbone, tmp_path: Path) -> None:
-    made = runs.recipe(tmp_path, "train.epochs=1")
+    made = tiny_runs.recipe(tmp_path, "train.epochs=1")
     train(made, tmp_path / "run", backbone=model)
-    runs.write_rows(tmp_path / "train.csv", 40, seed=7)
+    tiny_runs.write_rows(tmp_path / "train.csv", 40, seed=7)
     with pytest.raises(TrainingError, match="SP-E512"):
         resume(tmp_path / "run", backbone=model)
 
 
 def test_a_run_does_not_go_on_with_another_backbone(folder: Path, model: Backbone, tmp_path: Path) -> None:
-    train(runs.recipe(folder, "train.epochs=1"), tmp_path / "run", backbone=model)
-    other = runs.open_model(tmp_path)
+    train(tiny_runs.recipe(folder, "train.epochs=1"), tmp_path / "run", backbone=model)
+    other = tiny_runs.open_model(tmp_path)
     next(other.model.parameters()).data.add_(0.01)
     with pytest.raises(TrainingError, match="SP-E512"):
         resume(tmp_path / "run", backbone=other)
@@ -190,7 +190,7 @@ def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(
     folder: Path, model: Backbone, tmp_path: Path
 ) -> None:
-    made = runs.recipe(folder, "train.epochs=4")
+    made = tiny_runs.recipe(folder, "train.epochs=4")
 
     def poison(event: dict[str, object]) -> None:
         if event["event"] == "plan":
@@ -209,11 +209,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(
 def test_accumulated_batches_take_the_same_step_as_one_large_batch(
     folder: Path, model: Backbone, tmp_path: Path
 ) -> None:
-    one = train(runs.recipe(folder, "train.batch_size=8", "train.epochs=1"), tmp_path / "one", backbone=model)
+    one = train(tiny_runs.recipe(folder, "train.batch_size=8", "train.epochs=1"), tmp_path / "one", backbone=model)
     parts = ["train.batch_size=3", "train.accumulate=3", "train.epochs=1"]
     whole = ["train.batch_size=9", "train.epochs=1"]
-    many = train(runs.recipe(folder, *parts), tmp_path / "many", backbone=model)
-    large = train(runs.recipe(folder, *whole), tmp_path / "large", backbone=model)
+    many = train(tiny_runs.recipe(folder, *parts), tmp_path / "many", backbone=model)
+    large = train(tiny_runs.recipe(folder, *whole), tmp_path / "large", backbone=model)
     assert one.artifact.read_bytes() != large.artifact.read_bytes()
     for name, tensor in Artifact.load(many.artifact).tensors.items():
         torch.testing.assert_close(tensor, Artifact.load(large.artifact).tensors[name], atol=1e-5, rtol=1e-4)
@@ -223,7 +223,7 @@ def test_accumulated_batches_take_the_same_step_as_one_large_batch(
 def test_activation_checkpointing_changes_nothing(method: str, folder: Path, model: Backbone, tmp_path: Path) -> None:
     runs_of = [
         train(
-            runs.recipe(folder, *METHODS[method], "train.epochs=1", f"train.checkpointing={on}"),
+            tiny_runs.recipe(folder, *METHODS[method], "train.epochs=1", f"train.checkpointing={on}"),
             tmp_path / on,
             backbone=model,
         )
@@ -241,14 +241,16 @@ def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
 
 
 def test_patience_ends_a_run_that_stopped_improving(folder: Path, model: Backbone, tmp_path: Path) -> None:
-    made = runs.recipe(folder, "train.epochs=60", "train.patience=2", "optim.lr=3.0")  # far too large: dev gets worse
+    made = tiny_runs.recipe(
+        folder, "train.epochs=60", "train.patience=2", "optim.lr=3.0"
+    )  # far too large: dev gets worse
     train(made, tmp_path / "run", backbone=model)
     done = [json.loads(line)["step"] for line in losses(tmp_path / "run")]
     assert max(done) < 60 * make_plan(made, model).steps_per_epoch
 
 
 def test_the_best_state_on_dev_is_kept_and_not_the_last(folder: Path, model: Backbone, tmp_path: Path) -> None:
-    made = runs.recipe(folder, "train.epochs=6", "optim.lr=0.3")
+    made = tiny_runs.recipe(folder, "train.epochs=6", "optim.lr=0.3")
     result = train(made, tmp_path / "run", backbone=model)
     keys = [tuple(json.loads(line)["key"]) for line in losses(tmp_path / "run") if '"key"' in line]
     from softprompt.evaluate import dev_score
@@ -257,14 +259,14 @@ def test_the_best_state_on_dev_is_kept_and_not_the_last(folder: Path, model: Bac
 
 
 def test_the_untrained_prompt_of_a_plan_is_the_same_twice(folder: Path, model: Backbone) -> None:
-    plan = make_plan(runs.recipe(folder, "method.name=p_tuning"), model)
+    plan = make_plan(tiny_runs.recipe(folder, "method.name=p_tuning"), model)
     first, second = build(plan, model).state_dict(), build(plan, model).state_dict()
     assert all(value.equal(second[name]) for name, value in first.items())
 
 
 def test_a_warm_start_begins_at_the_stored_prompt(folder: Path, model: Backbone, tmp_path: Path) -> None:
-    stored = train(runs.recipe(folder), tmp_path / "run", backbone=model).artifact
-    plan = make_plan(runs.recipe(folder, f"init.source={stored}"), model)
+    stored = train(tiny_runs.recipe(folder), tmp_path / "run", backbone=model).artifact
+    plan = make_plan(tiny_runs.recipe(folder, f"init.source={stored}"), model)
     began = build(plan, model).state_dict()["method.prompt"]
     assert began.equal(Artifact.load(stored).tensors["method.prompt"])
     again = train(plan.recipe, tmp_path / "next", backbone=model)
@@ -275,7 +277,7 @@ def test_tensorboard_gets_a_curve_when_asked(folder: Path, model: Backbone, tmp_
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(runs.recipe(folder, "train.track=[tensorboard]", "train.epochs=1"), tmp_path / "run", backbone=model)
+    train(tiny_runs.recipe(folder, "train.track=[tensorboard]", "train.epochs=1"), tmp_path / "run", backbone=model)
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert len(curves.Scalars("step/loss")) == 5
     assert "dev/accuracy" in curves.Tags()["scalars"]
@@ -284,7 +286,7 @@ def test_tensorboard_gets_a_curve_when_asked(folder: Path, model: Backbone, tmp_
 def test_a_run_can_be_resumed_from_another_folder(
     model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = runs.recipe(tmp_path, "train.epochs=1", "data.train=train.csv", "data.test=test.csv")
+    made = tiny_runs.recipe(tmp_path, "train.epochs=1", "data.train=train.csv", "data.test=test.csv")
     monkeypatch.chdir(tmp_path)
     whole = train(made, tmp_path / "run", backbone=model).artifact.read_bytes()
     (tmp_path / "elsewhere").mkdir()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import runs
+import tiny_runs
 
 from softprompt.cli import main
 
@@ -45,9 +45,9 @@ def workplace(tmp_path_factory) -> Path:
     """A folder with tiny models and data."""
     folder = tmp_path_factory.mktemp("cli")
     for name in ("llama", "bert"):
-        runs.save_model(folder, name)
-    runs.write_rows(folder / "train.csv", 40)
-    runs.write_rows(folder / "test.csv", 20, seed=1)
+        tiny_runs.save_model(folder, name)
+    tiny_runs.write_rows(folder / "train.csv", 40)
+    tiny_runs.write_rows(folder / "test.csv", 20, seed=1)
     return folder
 
 
