@@ -241,9 +241,7 @@ def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
 
 
 def test_patience_ends_a_run_that_stopped_improving(folder: Path, model: Backbone, tmp_path: Path) -> None:
-    made = tiny_runs.recipe(
-        folder, "train.epochs=60", "train.patience=2", "optim.lr=3.0"
-    )  # far too large: dev gets worse
+    made = tiny_runs.recipe(folder, "train.epochs=60", "train.patience=2", "optim.lr=3.0")  # too large: dev gets worse
     train(made, tmp_path / "run", backbone=model)
     done = [json.loads(line)["step"] for line in losses(tmp_path / "run")]
     assert max(done) < 60 * make_plan(made, model).steps_per_epoch

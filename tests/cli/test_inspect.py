@@ -25,6 +25,7 @@ def test_with_a_model_methods_are_counted_for_it(sp):
 
 
 def test_a_method_that_a_family_cannot_take_is_said_to_fail_there(sp, workplace):
+    import tiny_runs
 
     tiny_runs.save_model(workplace, "falcon")
     found = {one["id"]: one for one in sp("methods", "--model", "falcon", "--json").json["methods"]}
