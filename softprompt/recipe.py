@@ -121,7 +121,7 @@ class TrainSection(Section):
     evaluate_every: int | None = Field(None, ge=1, description="steps; an epoch if not given")
     patience: int | None = Field(3, ge=1, description="evaluations without a better dev score before stopping")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "bfloat16"] = Field("auto", description="auto: the backbone's type; bfloat16: mixed")
     save_seconds: float = Field(1.0, gt=0, description="longest time between saved training states")
     seed: int = 0
     threads: int | None = Field(None, ge=1, description="CPU threads; results are bit-identical for the same number")

@@ -290,3 +290,21 @@ def test_a_run_can_be_resumed_from_another_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert resume(tmp_path / "run", backbone=model).artifact.read_bytes() == whole
+
+
+def test_mixed_precision_rounds_the_backbone_and_keeps_the_prompt_in_float32(
+    folder: Path, model: Backbone, tmp_path: Path
+) -> None:
+    full, mixed = (
+        Artifact.load(
+            train(
+                tiny_runs.recipe(folder, f"train.precision={precision}", "train.epochs=1"),
+                tmp_path / precision,
+                backbone=model,
+            ).artifact
+        ).tensors["method.prompt"]
+        for precision in ("auto", "bfloat16")
+    )
+    assert mixed.dtype == torch.float32
+    assert not mixed.equal(full)
+    assert bool(mixed.isfinite().all())
