@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types bench results clean
+.PHONY: demo test lint types bench results backbone clean
 
 # The stamp is newer than the files that decide what is installed, so an up-to-date environment costs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -27,10 +27,24 @@ test: lint types
 	$(BIN)/pytest
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/train_step.py --save
+	$(BIN)/python benchmarks/train.py --save
 
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/results.py
+
+# WordNet and the VADER lexicon, for the pretraining mixture.
+runs/extra:
+	mkdir -p runs/download $@/wordnet
+	cd runs/download && apt-get download wordnet-base && dpkg-deb -x wordnet-base_*.deb wordnet
+	cp runs/download/wordnet/usr/share/wordnet/* $@/wordnet
+	$(BIN)/python -m pip download --quiet --no-deps --dest runs/download vaderSentiment
+	cd runs/download && python3 -m zipfile -e vaderSentiment*.whl vader
+	cp runs/download/vader/vaderSentiment/vader_lexicon.txt $@
+
+# Pretrains both embedded backbones (scripts/pretrain/README.md); the finished folders are runs/pretrain-*/model.
+backbone: $(VENV)/.installed runs/extra
+	$(BIN)/python -m scripts.pretrain.train --size nano --tokens 8e6 --out runs/pretrain-nano
+	$(BIN)/python -m scripts.pretrain.train --size tiny --tokens 18e6 --out runs/pretrain-tiny
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

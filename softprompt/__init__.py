@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from softprompt.estimator import PromptClassifier
     from softprompt.methods import Method
     from softprompt.prompt import Prompt
+    from softprompt.pruning import prune
     from softprompt.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOMES = {
     "Recipe": "recipe",
     "SoftpromptError": "errors",
     "load_backbone": "backbones",
+    "prune": "pruning",
     "train": "api",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "Recipe",
     "SoftpromptError",
     "load_backbone",
+    "prune",
     "train",
 ]
 

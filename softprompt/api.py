@@ -22,7 +22,8 @@ def train(
 ) -> Result:
     """Train a prompt on labelled data, or as a recipe (object or YAML file) says, and evaluate it.
 
-    `model` is a folder, a hub name or a loaded backbone; `settings` are sections of a recipe, as in
+    `model` is a folder, a hub name or a loaded backbone (default: `softprompt/tiny`, which comes with the package);
+    `settings` are sections of a recipe, as in
     `{"optim": {"lr": 0.1}, "train": {"epochs": 3}}`. The run is kept in `run_folder` (`runs/<data>-<time>` if not
     given). Raises `SoftpromptError` for wrong data, settings or models.
     """

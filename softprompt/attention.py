@@ -18,6 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from softprompt.core import Pair, Prefix
 from softprompt.errors import Unsupported
+from softprompt.packed import Packed
 
 NAME = "softprompt"
 Bias = Callable[[int, int, int], Tensor]  # (P, queries, keys) -> [1, heads, queries, P]: T5's relative positions
@@ -71,12 +72,15 @@ def attend(
     attention_mask: Tensor | None,
     *,
     prefixes: Prefixes | None = None,
+    packed: Packed | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over [prefix; keys].
+    """Scaled dot-product attention over [prefix; keys], or over one row that holds a whole batch (`packed`).
 
     `query` is [B, heads, Q, D], `key` and `value` are [B, K, S, D], the result [B, Q, heads, D].
     """
+    if packed is not None:
+        return packed.attend(module, query, key, value, attention_mask, **kwargs), None
     if prefixes is not None and prefixes.recording:
         prefixes.record.append((module, (key, value)))
     entry = prefixes.entries.get(id(module)) if prefixes is not None else None

@@ -1,6 +1,7 @@
 """What a recipe leaves open, decided: head, template, start and rate, as the method's paper and the model suggest."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from softprompt.backbones import Backbone
 from softprompt.data import TaskKind
@@ -64,9 +65,11 @@ def speaks(backbone: Backbone) -> bool:
     return backbone.spec.kind in ("causal", "seq2seq")
 
 
-def default_template(method: type[Method], backbone: Backbone, head: str, texts: Sequence[str]) -> str:
+def default_template(
+    method: type[Method], backbone: Backbone, head: str, texts: Sequence[str], options: dict[str, Any] | None = None
+) -> str:
     """Prompt, columns, answer. Several columns are named, because the model cannot see the header."""
-    soft = "{soft}" if method.slots else ""
+    soft = "{soft}" if method.stands_in_text(options or {}) else ""
     if backbone.spec.kind == "vision":
         return soft
     for name in texts:

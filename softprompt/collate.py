@@ -1,11 +1,11 @@
-"""Rows of different length become one padded batch."""
+"""Rows of different length become one padded batch, and a padded batch becomes one row."""
 
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from softprompt.core import IGNORE, TEXT, Batch, Row
+from softprompt.core import IGNORE, TEXT, Batch, Packing, Row
 
 Part = TypeVar("Part")
 
@@ -22,6 +22,7 @@ def collate(rows: list[Row], filler: int = 0, side: Literal["left", "right"] = "
         return torch.tensor(padded, dtype=torch.long)
 
     labelled = any(row.labels for row in rows)
+    answers = [[0] * (len(row.ids) - row.answer) + [1] * row.answer for row in rows]
     decoders, pixels = every([row.decoder for row in rows]), every([row.pixels for row in rows])
     targets = every([row.target for row in rows])
     kind = torch.long if all(isinstance(target, int) for target in targets) else torch.float64
@@ -33,6 +34,7 @@ def collate(rows: list[Row], filler: int = 0, side: Literal["left", "right"] = "
         target=torch.tensor(targets, dtype=kind) if targets else None,
         decoder=collate(decoders, filler) if decoders else None,
         pixels=torch.stack(pixels) if pixels else None,
+        answer=stack(answers, 0).bool() if any(row.answer for row in rows) else None,
         vectors=max((max(row.slots, default=TEXT) for row in rows), default=TEXT) + 1,
     )
 
@@ -43,3 +45,33 @@ def every(values: list[Part | None]) -> list[Part]:
     if len(given) not in (0, len(values)):
         raise ValueError(f"{len(given)} of {len(values)} rows have what all of them need")
     return given
+
+
+def pack(batch: Batch) -> Packing | None:
+    """The same rows as one row, planned once a batch; None for a single row and for rows that are not plain text.
+
+    The shared front ends before the first label of any row, because each row has to predict its labels by itself, and
+    leaves every row a token of its own.
+    """
+    if len(batch) < 2 or batch.decoder is not None or batch.pixels is not None or not bool(batch.mask[:, 0].all()):
+        return None
+    ids, slots, mask = batch.input_ids, batch.slots, batch.mask
+    lengths = mask.sum(1)
+    labelled = torch.zeros_like(mask) if batch.labels is None else batch.labels != IGNORE
+    same = (ids == ids[:1]) & (slots == slots[:1]) & mask & ~labelled
+    front = min(int(same.all(0).cumprod(0).sum()), int(lengths.min()) - 1)
+    rows, columns = mask[:, front:].nonzero(as_tuple=True)
+    columns = columns + front
+    begins = front + (lengths - front).cumsum(0) - (lengths - front)
+    rest = torch.arange(ids.shape[1] - front)
+    chosen = labelled[rows, columns]
+    return Packing(
+        input_ids=torch.cat([ids[0, :front], ids[rows, columns]])[None],
+        slots=torch.cat([slots[0, :front], slots[rows, columns]])[None],
+        columns=torch.cat([torch.arange(front), columns])[None],
+        front=front,
+        spans=tuple(zip(begins.tolist(), (begins + lengths - front).tolist(), strict=True)),
+        home=begins[:, None] + torch.minimum(rest, (lengths - front - 1)[:, None]),
+        places=front + chosen.nonzero()[:, 0],
+        labels=(ids if batch.labels is None else batch.labels)[rows, columns][chosen][:, None],
+    )

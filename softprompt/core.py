@@ -21,6 +21,7 @@ __all__ = [
     "Kind",
     "Label",
     "Output",
+    "Packing",
     "Pair",
     "Prefix",
     "Row",
@@ -35,7 +36,7 @@ TEXT = -1  # a slot value: this position holds a token, not a prompt vector
 Kind = Literal["causal", "encoder", "seq2seq", "vision"]
 Pair = tuple[Tensor, Tensor]  # keys and values, each [1|B, K, P, D]
 Prefix = tuple[Pair | None, ...]  # one entry a layer; None: nothing enters there
-Moved = TypeVar("Moved", "Batch", "Injection")
+Moved = TypeVar("Moved", "Batch", "Injection", "Packing")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Batch:
     decoder: "Batch | None" = None  # encoder-decoder only
     pixels: Tensor | None = None  # [B, channels, height, width], vision only
     tasks: Tensor | None = None  # [B] int64, multi-task methods only
+    answer: Tensor | None = None  # [B, T] bool; True at tokens of an answer that the row holds; None: no row holds one
     vectors: int = -1  # prompt vectors that the slots ask for; counted when not given
+    packing: "Packing | None" = None  # the same rows as one row, where they are to be run as one
 
     def __post_init__(self) -> None:
         if self.vectors < 0:  # counted once, on the CPU, so that checks cost no device synchronisation later
@@ -61,6 +64,34 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def question(self) -> Tensor:
+        """[B, T] bool: tokens of the text that is asked; no padding, no slots, and no answer that is being taught."""
+        text = self.mask & (self.slots == TEXT)
+        return text if self.answer is None else text & ~self.answer
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A batch as one row of N tokens, [front][rest of row 1][rest of row 2]..., with no padding.
+
+    The front is what all rows begin with, prompt vectors included: it stands there once.
+    """
+
+    input_ids: Tensor  # [1, N]
+    slots: Tensor  # [1, N]
+    columns: Tensor  # [1, N], where each token stood in its own row
+    front: int  # tokens that all rows share
+    spans: tuple[tuple[int, int], ...]  # where the rest of each row begins and ends, B times
+    home: Tensor  # [B, T - front], which token of the row stands there; at padding, the last of its row
+    places: Tensor  # [J], the tokens that have a label, row by row
+    labels: Tensor  # [J, 1], their labels
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.front + max(end - begin for begin, end in self.spans)
 
 
 @dataclass(frozen=True)
@@ -124,6 +155,7 @@ class Row:
     decoder: "Row | None" = None
     pixels: Tensor | None = None  # [channels, height, width]
     cut: int = 0  # tokens that did not fit and were left out
+    answer: int = 0  # how many of the last ids belong to the answer: those that training reads and generation writes
 
 
 def move(value: Moved, device: torch.device) -> Moved:
@@ -135,6 +167,8 @@ def move(value: Moved, device: torch.device) -> Moved:
         if isinstance(x, Batch):
             return move(x, device)
         if isinstance(x, Injection):
+            return move(x, device)
+        if isinstance(x, Packing):
             return move(x, device)
         if isinstance(x, tuple):
             return tuple(send(y) for y in x)

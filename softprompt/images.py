@@ -2,6 +2,7 @@
 
 import hashlib
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from softprompt.backbones import Backbone
 from softprompt.core import TEXT, Example, Row
 from softprompt.errors import DataError, RecipeError
+from softprompt.example import Raster
 
 
 class ImageTemplate:
@@ -51,7 +53,7 @@ class ImageTemplate:
         if example.image is None:
             raise unreadable(example, "an example without an image")
         try:
-            with Image.open(example.image) as image:
+            with opened(example.image) as image:
                 if image.mode[:1] in ("I", "F"):  # `convert` would clip more than 8 bits a channel to white
                     raise unreadable(example, f"an image of mode {image.mode}, more than 8 bits a channel")
                 pixels = self.processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
@@ -62,6 +64,15 @@ class ImageTemplate:
     def row(self, pixels: Tensor) -> Row:
         """The row of an image [channels, height, width]: places for CLS and the prompt, which stands after it."""
         return Row([self.filler] * (1 + self.vectors), [TEXT, *range(self.vectors)], pixels=pixels)
+
+
+def opened(image: Path | Raster) -> Any:
+    """An image of pillow, from a file of its own or out of a file of many."""
+    from PIL import Image
+
+    if isinstance(image, Raster):
+        return Image.frombytes("L", (image.width, image.height), image.pixels)
+    return Image.open(image)
 
 
 def unreadable(example: Example, found: str) -> DataError:

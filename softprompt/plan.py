@@ -168,7 +168,9 @@ def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]
     check_words(recipe.task.words, head, data.labels)
     texts = tuple(data.columns.text)
     template = (
-        default_template(method, backbone, head, texts) if recipe.task.template == "auto" else recipe.task.template
+        default_template(method, backbone, head, texts, recipe.method.options)
+        if recipe.task.template == "auto"
+        else recipe.task.template
     )
     counts = Counter(str(example.label) for example in train)
     metric = recipe.task.metric
@@ -202,23 +204,23 @@ def build(plan: Plan, backbone: Backbone) -> Prompt:
     recipe = plan.recipe
     torch.manual_seed(recipe.train.seed)
     kind = find(recipe.method.name)
-    length = recipe.method.length
+    slots, length = kind.stands_in_text(recipe.method.options), recipe.method.length
     limit, cut = recipe.task.max_tokens, recipe.task.truncate
     template: Any
     if backbone.spec.kind == "vision":
         template = ImageTemplate(recipe.task.template, backbone, length=length)
     else:
         template = Template(
-            recipe.task.template, backbone, length=length, prefix=0 if kind.slots else length, limit=limit, cut=cut
+            recipe.task.template, backbone, length=length, prefix=0 if slots else length, limit=limit, cut=cut
         )
-    if template.vectors != (length if kind.slots else 0):
-        place = f"write {{soft:{length}}}" if kind.slots else "take {soft} out: its vectors enter at every layer"
+    if template.vectors != (length if slots else 0):
+        place = f"write {{soft:{length}}}" if slots else "take {soft} out: its vectors enter at every layer"
         found = f"{template.vectors or 'no'} slots for method {recipe.method.name}"
         raise wrong(recipe.task.template, found, place)
     head = make_head(plan, backbone, template)
     # A head that reads hidden states of an encoder-decoder never runs its decoder, so the method sees an encoder.
     spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
-    start = starting_point(plan, backbone, template, keys=not kind.slots)
+    start = starting_point(plan, backbone, template, keys=not slots)
     try:
         method = kind(spec, start, **recipe.method.options)
     except (ValueError, TypeError, RuntimeError, LookupError) as error:

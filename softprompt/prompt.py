@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from softprompt.backbones import Backbone
-from softprompt.collate import collate
+from softprompt.collate import collate, pack
 from softprompt.core import IGNORE, Batch, Example, Injection, Output, Row, move
 from softprompt.data import TaskKind
 from softprompt.errors import DataError, near
@@ -46,6 +46,7 @@ class Prompt(nn.Module):
         self.template: Template = template
         self.task = task
         self.index = {label: i for i, label in enumerate(task.labels)}
+        self.packs = False  # True: `loss` runs a batch as one row, where the backbone can (softprompt.engine)
 
     backbone: Backbone
 
@@ -138,7 +139,8 @@ class Prompt(nn.Module):
 
     def batch(self, rows: Sequence[Row], side: str = "right") -> Batch:
         """Rows as one batch on the backbone's device."""
-        return move(collate(list(rows), self.template.filler, side), self.backbone.device)  # type: ignore[arg-type]
+        batch = collate(list(rows), self.template.filler, side)  # type: ignore[arg-type]
+        return move(replace(batch, packing=pack(batch)) if self.packs else batch, self.backbone.device)
 
     def inject(self, batch: Batch) -> Injection:
         """What the method adds to a batch."""
@@ -158,11 +160,25 @@ class Prompt(nn.Module):
         output: Output = self.backbone(batch, injection, columns=wanted)
         return output
 
+    def outcome(self, batch: Batch, injection: Injection) -> tuple[Output, Batch]:
+        """As `answer`, from one row where the batch is packed; and the batch as the head has to see it then."""
+        if batch.packing is None or self.backbone.unpackable(batch, injection):
+            return self.answer(batch, injection), batch
+        logits = self.head.reads == "logits"
+        seen = replace(batch, labels=batch.packing.labels) if logits else batch  # every label is a row of its own
+        return self.backbone.packed(batch, injection, logits=logits), seen
+
     def loss(self, batch: Batch) -> Tensor:
         """The summed loss [] of a batch; divide by `head.count`."""
+        return self.judge(batch)[0]
+
+    def judge(self, batch: Batch) -> tuple[Tensor, Output, Batch]:
+        """The summed loss [], and what it was read from."""
         injection = self.inject(batch)
-        loss = self.head.loss(self.answer(batch, injection), batch)
-        return loss if injection.penalty is None else loss + injection.penalty * self.head.count(batch)
+        output, seen = self.outcome(batch, injection)
+        loss = self.head.loss(output, seen)
+        penalty = injection.penalty
+        return loss if penalty is None else loss + penalty * self.head.count(batch), output, seen
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], *, batch_size: int = 32, **generation: Any) -> list[Prediction]:
@@ -203,7 +219,10 @@ class Prompt(nn.Module):
         if isinstance(self.head, Verbalizer) and not self.head.one_pass:
             return self.named(self.ranked(examples))
         batch = self.batch(rows)
-        output = self(batch)
+        return self.told(self(batch), batch, rows)
+
+    def told(self, output: Output, batch: Batch, rows: Sequence[Row]) -> list[Prediction]:
+        """The answers in an output, for heads that read all classes from one."""
         if isinstance(self.head, Regressor):
             return [Prediction(value) for value in self.head.numbers(output, batch).tolist()]
         if isinstance(self.head, Tagger):

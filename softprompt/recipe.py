@@ -30,10 +30,12 @@ class Section(BaseModel):
 class BackboneSection(Section):
     """The frozen model."""
 
-    name: str = Field("", description="local folder or name on the hub")
+    name: str = Field("softprompt/tiny", description="local folder, name on the hub, or a model that comes with us")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = Field("auto", description="cpu, cuda, cuda:N or auto")
     revision: str | None = None
+    adapter: str | None = Field(None, description="folder of a LoRA adapter of PEFT, merged into the model")
+    quantize: Literal["none", "int8", "int4"] = Field("none", description="weights of linear layers, after loading")
 
 
 class DataSection(Section):
@@ -121,14 +123,27 @@ class TrainSection(Section):
     evaluate_every: int | None = Field(None, ge=1, description="steps; an epoch if not given")
     patience: int | None = Field(3, ge=1, description="evaluations without a better dev score before stopping")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
+    engine: Literal["auto", "plain", "packed"] = Field(
+        "auto", description="packed: a batch as one row, the prompt run once; plain: padded; auto: packed where exact"
+    )
     precision: Literal["auto", "bfloat16"] = Field("auto", description="auto: the backbone's type; bfloat16: mixed")
     save_seconds: float = Field(1.0, gt=0, description="longest time between saved training states")
     seed: int = 0
     threads: int | None = Field(None, ge=1, description="CPU threads; results are bit-identical for the same number")
     track: tuple[Literal["tensorboard", "trackio"], ...] = ()
+    compare: tuple[Literal["full", "lora", "head"], ...] = Field(
+        (), description="train these on the same plan and report them beside the prompt"
+    )
 
 
-PATHS = (("backbone", "name"), ("data", "train"), ("data", "dev"), ("data", "test"), ("init", "source"))
+PATHS = (
+    ("backbone", "name"),
+    ("backbone", "adapter"),
+    ("data", "train"),
+    ("data", "dev"),
+    ("data", "test"),
+    ("init", "source"),
+)
 
 
 class Recipe(Section):

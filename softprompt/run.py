@@ -52,7 +52,8 @@ class Run:
         for name, tensor in parts["optimizer"].items():
             index, _, key = name.partition("/")
             weight = weights[int(index)]
-            optimizer.state[weight][key] = tensor if key == "step" else tensor.to(weight.device)
+            # In the layout of the weight: the fused optimiser walks both by the same strides.
+            optimizer.state[weight][key] = tensor if key == "step" else torch.empty_like(weight).copy_(tensor)
         meta: Any = state.meta
         return cls(state.step, parts["best"], meta["history"], meta["worse"])
 

@@ -153,7 +153,7 @@ class Template:
         if target:  # the last token of the text predicts the first of the answer
             labels[-1:] = target
             draft.add(target[:-1])
-        return Row(draft.ids, draft.slots, labels, words=words, cut=cut)
+        return Row(draft.ids, draft.slots, labels, words=words, cut=cut, answer=max(0, len(target) - 1))
 
     def filled(self, draft: Draft, answer: list[int]) -> list[int]:
         """Labels of an encoder's row: the answer where the mask stands."""

@@ -18,7 +18,8 @@ from softprompt import checkpoint
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, load_backbone
 from softprompt.checkpoint import State
-from softprompt.core import Row
+from softprompt.core import Batch, Row
+from softprompt.engine import choose
 from softprompt.errors import TrainingError
 from softprompt.evaluate import Report, evaluate
 from softprompt.files import sweep, write_atomically
@@ -98,7 +99,7 @@ def resume(folder: str | Path, *, backbone: Backbone | None = None, listen: List
 def open_backbone(recipe: Recipe) -> Backbone:
     """The backbone that a recipe names."""
     section = recipe.backbone
-    return load_backbone(section.name, dtype=section.dtype, device=section.device, revision=section.revision)
+    return load_backbone(**section.model_dump())
 
 
 def set_threads(recipe: Recipe) -> None:
@@ -114,6 +115,10 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
     sweep(place / "states")
     listen = tracker(plan.recipe, place, listen)
     prompt = build(plan, backbone)
+    if plan.recipe.train.compare:
+        from softprompt.comparators import check  # which takes its steps from here
+
+        check(plan, plan.recipe.train.compare)  # before hours go into the prompt
     listen({"event": "plan", "plan": plan, "prompt": prompt})
     untrained = snapshot(prompt)
     best, history = fit(prompt, plan, place, state, listen)
@@ -123,7 +128,7 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
     source = plan.recipe.init.source
     parents = (Path(source).name,) if source and plan.recipe.init.kind == "prompt" else ()
     path = place / "prompt.safetensors"
-    facts = {name: value for name, value in report.as_dict().items() if name != "seconds"}  # the same bits every time
+    facts = {name: value for name, value in report.as_dict().items() if "seconds" not in name}  # the same bits
     Artifact.of(prompt, plan.recipe.shared(), facts, parents).save(path)
     write_atomically(place / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     listen({"event": "done", "report": report, "path": path})
@@ -139,11 +144,13 @@ def fit(
     warn_cut(rows, listen)
     optimizer, rates = make_optimizer(plan.recipe.optim, prompt.method.groups(), prompt.head)
     every = settings.evaluate_every or plan.steps_per_epoch
+    prompt.backbone.recompute(settings.checkpointing)
+    first = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, 0)[: settings.batch_size]
+    choose(prompt, [rows[i] for i in first], settings.engine, listen)  # before the state: the choice is not part of it
     run = Run.new(prompt) if state is None else Run.of(state, prompt, optimizer)
     log = Log(place / "log.jsonl", run.step)
     states = place / "states"
     states.mkdir(exist_ok=True)
-    prompt.backbone.recompute(settings.checkpointing)
     saved, cost = time.monotonic(), 0.0
     with stopping() as stop:
         while run.step < plan.steps and not run.patience_is_over(settings.patience):
@@ -200,7 +207,12 @@ def step(
             "lower optim.lr, or use float32; the last finite state is kept and `softprompt resume` starts from it",
         )
     optimizer.step()
-    return total, norm, sum(batch.input_ids.numel() for batch in batches)
+    return total, norm, sum(computed(batch) for batch in batches)
+
+
+def computed(batch: Batch) -> int:
+    """How many tokens a batch runs through the model, prompt and padding included."""
+    return (batch if batch.packing is None else batch.packing).input_ids.numel()
 
 
 def order(examples: int, size: int, seed: int, number: int) -> list[int]:

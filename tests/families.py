@@ -1,6 +1,7 @@
 """Tiny random models of every family, and batches for them: what the tests of backbones and methods share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -121,7 +122,8 @@ def take(data: Batch, rows: list[int]) -> Batch:
     """The batch of these rows."""
     side = None if data.decoder is None else take(data.decoder, rows)
     pixels = None if data.pixels is None else data.pixels[rows]
-    return Batch(data.input_ids[rows], data.mask[rows], data.slots[rows], decoder=side, pixels=pixels)
+    taken = Batch(data.input_ids[rows], data.mask[rows], data.slots[rows], decoder=side, pixels=pixels)
+    return taken if pixels is None else replace(taken, vectors=data.vectors)  # images need no slots
 
 
 def output(frozen: Backbone, data: Batch, injection: Injection) -> Output:
@@ -170,10 +172,15 @@ def leaves(value: object) -> list[Tensor]:
 
 
 def start(frozen: Backbone, length: int = P) -> Start:
-    """Where a method begins: embeddings of real tokens and the keys and values of that text."""
+    """Where a method begins: embeddings of real tokens (for images: anything), and keys and values of that input."""
     ids = torch.arange(10, 10 + length)[None]
     if frozen.spec.kind == "vision":
-        return Start(torch.randn(length, frozen.spec.hidden) * frozen.spec.rms)
+        vectors = torch.randn(length, frozen.spec.hidden, generator=torch.Generator().manual_seed(3))
+        made = frozen.record(batch("vit")).prefix
+        return Start(
+            vectors * frozen.spec.rms,
+            tuple(pair and (pair[0][:1, :, :length], pair[1][:1, :, :length]) for pair in made),
+        )
     recorded = frozen.record(tokens(ids))
     return Start(frozen.tokens(ids)[0].float(), recorded.prefix, recorded.decoder, recorded.cross)
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from softprompt.backbones import Backbone, wrap
 from softprompt.core import Example
-from softprompt.methods import find
+from softprompt.methods import find, names
 from softprompt.plan import Plan, build
 from softprompt.prompt import Prompt
 from softprompt.recipe import make_recipe
@@ -124,6 +124,8 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "vit": lambda v: tf.ViTModel(tf.ViTConfig(**families.IMAGES)),
 }
 TEXTS = ["llama", "gpt2", "bert", "t5"]
+SEEING = ("vpt",)  # methods for images alone
+READING = [name for name in names() if name not in SEEING]
 
 
 def fresh(family: str, seed: int = 7) -> Backbone:

@@ -15,7 +15,7 @@ from softprompt import container
 from softprompt.artifact import Artifact, Card, describe
 from softprompt.backbones import Backbone
 from softprompt.core import Batch, Injection
-from softprompt.errors import ArtifactError, RecipeError
+from softprompt.errors import ArtifactError, RecipeError, Unsupported
 from softprompt.methods import Method, names
 from softprompt.prompt import Prompt
 
@@ -25,6 +25,7 @@ CASES = [
     for head in speakers.KINDS
     for method in names()
     if not (family == "bert" and head == "lm") and (family != "vit" or head in ("classifier", "regressor"))
+    if family == "vit" or method in speakers.READING
 ]
 
 
@@ -51,7 +52,12 @@ def tampered(prompt: Prompt, path: Path, *keys: str, value: Any) -> Artifact:
 
 @pytest.mark.parametrize(("family", "head", "method"), CASES)
 def test_a_saved_prompt_answers_with_the_same_bits(tmp_path: Path, family: str, head: str, method: str) -> None:
-    prompt = speakers.prompt(family, method, head)
+    try:
+        prompt = speakers.prompt(family, method, head)
+    except Unsupported as refusal:
+        if family != "vit":  # images have no token embeddings, which some methods look at
+            raise
+        pytest.skip(str(refusal))
     examples = speakers.examples(head, family)
     expected = prompt.predict(examples)
     artifact = saved(prompt, tmp_path / "p.safetensors")
@@ -61,7 +67,7 @@ def test_a_saved_prompt_answers_with_the_same_bits(tmp_path: Path, family: str, 
     assert not again.training
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", speakers.READING)
 def test_a_loaded_prompt_can_be_saved_again(tmp_path: Path, method: str) -> None:
     prompt = speakers.prompt("llama", method)
     again = saved(prompt, tmp_path / "p.safetensors").bind(speaker("llama"))
@@ -69,7 +75,7 @@ def test_a_loaded_prompt_can_be_saved_again(tmp_path: Path, method: str) -> None
     assert twice.predict(speakers.examples("verbalizer")) == prompt.predict(speakers.examples("verbalizer"))
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", speakers.READING)
 def test_the_file_does_not_depend_on_the_machine_or_the_moment(tmp_path: Path, method: str) -> None:
     prompt = speakers.prompt("llama", method)
     files = [tmp_path / "a.safetensors", tmp_path / "elsewhere.safetensors"]

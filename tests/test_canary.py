@@ -9,7 +9,6 @@ from speakers import TEXTS
 
 from softprompt import canary
 from softprompt.errors import ArtifactError
-from softprompt.methods import names
 from softprompt.prompt import Prompt, without_prompt
 
 CASES = [
@@ -22,7 +21,7 @@ CASES = [
 
 @pytest.mark.parametrize(
     ("family", "head", "method"),
-    [(*case, "prompt_tuning") for case in CASES] + [("llama", "lm", name) for name in names()],
+    [(*case, "prompt_tuning") for case in CASES] + [("llama", "lm", name) for name in speakers.READING],
 )
 def test_a_prompt_sings_as_it_was_recorded_and_otherwise_than_the_bare_model(
     family: str, head: str, method: str
@@ -43,7 +42,7 @@ def test_a_prompt_that_does_nothing_is_refused(family: str, head: str) -> None:
         canary.check(bare, canary.record(bare), "here")
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", speakers.READING)
 def test_a_small_change_of_the_prompt_is_heard(method: str) -> None:
     prompt = speakers.prompt("llama", method)
     recorded = canary.record(prompt)

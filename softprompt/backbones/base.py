@@ -122,6 +122,14 @@ class Backbone(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must say how it runs")
 
+    def unpackable(self, batch: Batch, injection: Injection) -> str:
+        """Why this batch cannot run as one row with this injection; empty where it can (`packed`)."""
+        return "only causal models let a batch share its front"
+
+    def packed(self, batch: Batch, injection: Injection, *, logits: bool) -> Output:
+        """As `forward`, through `batch.packing`: hidden states [B, T, H], or logits [J, 1, V] where labels are."""
+        raise TypeError(f"{type(self).__name__} does not pack")
+
     def embed(self, batch: Batch, injection: Injection) -> Tensor:
         """Token embeddings with prompt vectors in the slots. Returns [B, T, H]."""
         x: Tensor = self.tokens(batch.input_ids)

@@ -1,5 +1,6 @@
 """`load_backbone`: from a name or a folder to a frozen, probed backbone."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from torch import nn
 
 from softprompt.backbones.base import Backbone
 from softprompt.backbones.embedded import locate
+from softprompt.backbones.lora import merge
 from softprompt.backbones.probe import probe
+from softprompt.backbones.quantize import check_quantize, quantize_linear
 from softprompt.backbones.seq2seq import Seq2Seq
 from softprompt.backbones.text import Causal, Encoder
 from softprompt.backbones.vision import Vision
@@ -24,14 +27,24 @@ VISION = {"vit", "deit", "dinov2", "clip", "clip_vision_model"}  # of CLIP, the 
 
 
 def load_backbone(
-    name: str | Path, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    quantize: str = "none",
 ) -> Backbone:
     """A frozen backbone with its tokenizer (or image processor): a local folder, a hub name, or `softprompt/minilm`.
 
     `dtype` is float32, bfloat16, float16 or auto (float32 on the CPU, bfloat16 on CUDA); `device` is cpu, cuda, cuda:1
-    or auto. Raises `BackboneError` where there is no such model, and `Unsupported` for families that cannot be steered.
+    or auto. `adapter` is a LoRA folder of PEFT, merged into the weights; `quantize` (int8, int4) comes after it. Either
+    makes another backbone with another fingerprint. Raises `BackboneError` where there is no such model or adapter, and
+    `Unsupported` for families that cannot be steered or quantised.
     """
     place = choose_device(device)
+    if quantize != "none":
+        check_quantize(quantize, place)
     wanted = choose_dtype(dtype, place)
     path = locate(str(name))
     if Path(path).exists() and not (Path(path) / "config.json").exists():
@@ -50,7 +63,23 @@ def load_backbone(
             "a local model folder or a model on the hub",
             "check --model and --revision",
         ) from error
-    return wrap(model.to(place), tokenizer, str(name))
+    changes = []
+    if adapter is not None:
+        model, digest = merge(model, Path(adapter))
+        changes.append(digest)
+    if quantize == "none":
+        return changed(wrap(model.to(place), tokenizer, str(name)), changes)
+    backbone = changed(wrap(model, tokenizer, str(name)), [*changes, quantize])  # known by its weights before rounding
+    quantize_linear(backbone.model, quantize, place)
+    return backbone
+
+
+def changed(backbone: Backbone, changes: list[str]) -> Backbone:
+    """The backbone under a fingerprint of its own for what was done to its weights: samples might not show it."""
+    if changes:
+        told = " ".join([backbone.fingerprint, *changes])
+        backbone.__dict__["fingerprint"] = hashlib.sha256(told.encode()).hexdigest()  # the place of a cached property
+    return backbone
 
 
 def wrap(model: nn.Module, tokenizer: Any = None, name: str = "") -> Backbone:
@@ -114,7 +143,11 @@ def read_weights(path: str, config: Any, revision: str | None, dtype: torch.dtyp
         options = {"revision": revision, "dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         with quiet():
             model, report = loader.from_pretrained(path, **options)
-        return model, sorted(key for key in report["missing_keys"] if not any(part in key for part in UNUSED))
+        unused = {key for key in report["missing_keys"] if any(part in key for part in UNUSED)}
+        held = model.state_dict()
+        for key in unused & held.keys():
+            held[key].zero_()  # random otherwise, so that no fingerprint would ever be met again
+        return model, sorted(set(report["missing_keys"]) - unused)
 
     model, missing = read(loader)
     if missing and loader is tf.AutoModelForMaskedLM:  # ELECTRA's discriminator: pre-trained, but not to name words

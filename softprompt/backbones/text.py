@@ -5,16 +5,19 @@ of a token is that token. A prefix counts as P tokens before the row: text posit
 """
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from typing_extensions import override
 
 from softprompt.attention import Prefixes, Stack
 from softprompt.backbones.base import Backbone, Recorded
 from softprompt.core import TEXT, Batch, Injection, Kind, Output, Prefix, Spec
 from softprompt.errors import Unsupported
+from softprompt.packed import Packed
 
 PROBE = 4  # tokens of the forward that discovers the attention modules
 
@@ -119,6 +122,10 @@ class Causal(Text):
     kind: Kind = "causal"
     causal = True
 
+    def __init__(self, model: Any, tokenizer: Any = None, name: str = "") -> None:
+        super().__init__(model, tokenizer, name)
+        self.windows = sliding(self.model.config.get_text_config(), len(self.attention_modules))
+
     def new_cache(self) -> Any:
         """An empty cache for `forward`, which fills it; it holds keys and values of tokens, never those of a prefix."""
         return DynamicCache(config=self.model.config)
@@ -137,6 +144,39 @@ class Causal(Text):
             output = Output(logits=self.model(**given, logits_to_keep=columns).logits, columns=columns)
         if prefixes is not None:
             prefixes.check()
+        return output
+
+    @override
+    def unpackable(self, batch: Batch, injection: Injection) -> str:
+        if not self.attention_modules or not self.takes_positions:
+            return self.unsupported.get("prefix") or "it takes no positions"
+        if self.windows < 0:
+            return "not all of its layers attend to everything or to a window"
+        if batch.packing is None:
+            return "a batch of one row has nothing to share"
+        return "" if shared(injection) else "what the method adds depends on the row"
+
+    @override
+    def packed(self, batch: Batch, injection: Injection, *, logits: bool) -> Output:
+        self.accept(batch, injection)
+        packing = batch.packing
+        assert packing is not None
+        offset = None if injection.offset is None else injection.offset[:, packing.columns[0]]
+        row = Batch(packing.input_ids, packing.columns >= 0, packing.slots, vectors=batch.vectors)
+        state = Packed(packing, self.attention_modules, injection.prefix, self.windows)
+        before = self.first + prefix_length(injection.prefix or ())
+        given: dict[str, Any] = {"packed": state, "attention_mask": state.mask, "use_cache": False}
+        given["inputs_embeds"] = self.embed(row, replace(injection, offset=offset))
+        given["position_ids"] = packing.columns + before
+        if logits:
+            made = self.model(**given, logits_to_keep=packing.places).logits
+            output = Output(logits=made.transpose(0, 1), columns=torch.zeros_like(packing.places[:1]))
+        else:
+            states = self.stack()(**given).last_hidden_state
+            front = states[:, : packing.front].expand(len(batch), -1, -1)
+            rest = states[0].index_select(0, packing.home.flatten()).view(*packing.home.shape, -1)
+            output = Output(hidden=torch.cat([front, rest], 1))
+        state.check()
         return output
 
 
@@ -165,6 +205,25 @@ class Encoder(Text):
         if prefixes is not None:
             prefixes.check()
         return output
+
+
+def shared(injection: Injection) -> bool:
+    """True where every row gets the same, and gets it as vectors or as keys and values."""
+    others = (injection.cross, injection.deep, injection.prefix_mask, injection.decoder)
+    pairs = [tensor for pair in injection.prefix or () if pair is not None for tensor in pair]
+    given = [tensor for tensor in (injection.embeds, injection.offset, *pairs) if tensor is not None]
+    return all(other is None for other in others) and all(len(tensor) == 1 for tensor in given)
+
+
+def sliding(config: Any, depth: int) -> int:
+    """How many of `depth` layers see a sliding window only; -1 where some layers do what is neither that nor full."""
+    kinds = getattr(config, "layer_types", None)
+    if getattr(config, "attention_chunk_size", None) or set(kinds or ()) - {"full_attention", "sliding_attention"}:
+        return -1
+    if kinds is not None:
+        return list(kinds).count("sliding_attention")
+    window = getattr(config, "sliding_window", None)
+    return depth if window and getattr(config, "use_sliding_window", True) else 0
 
 
 def first_position(stack: nn.Module) -> int:

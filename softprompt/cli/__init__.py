@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from softprompt import __version__
-from softprompt.cli import data, demo, exchange, inspect, use
+from softprompt.cli import data, demo, exchange, inspect, prune, use
 from softprompt.cli import train as training
 from softprompt.cli.output import document, note
 from softprompt.errors import RecipeError, SoftpromptError
@@ -30,6 +30,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "resume": training.resume,
+    "prune": prune.prune,
     "evaluate": use.evaluate,
     "predict": use.predict,
     "generate": use.generate,

@@ -9,7 +9,7 @@ from softprompt.core import Example
 from softprompt.data import Columns, Dataset, read, read_inputs
 from softprompt.errors import BackboneError, RecipeError
 from softprompt.prompt import Prompt
-from softprompt.recipe import load_recipe
+from softprompt.recipe import BackboneSection, load_recipe
 from softprompt.template import parse
 
 TABLES = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".conll", ".bio", ".iob", ".iob2")  # that can hold words
@@ -31,8 +31,11 @@ def bound(artifact: Artifact, model: str | None) -> Prompt:
 def open_model(artifact: Artifact, model: str | None) -> Backbone:
     """The backbone, in the type that the prompt was trained in, since another one rounds in another way."""
     name, dtype = model or named(artifact), artifact.card.backbone.dtype
+    given = ran(artifact)
+    adapter = given.adapter if given else told(artifact, "backbone", "adapter")
+    quantize = told(artifact, "backbone", "quantize") or "none"
     try:
-        return load_backbone(name, dtype=dtype)
+        return load_backbone(name, dtype=dtype, adapter=adapter, quantize=quantize)
     except BackboneError as error:
         if model or error.code != "SP-E401":
             raise
@@ -42,10 +45,16 @@ def open_model(artifact: Artifact, model: str | None) -> Backbone:
 
 def named(artifact: Artifact) -> str:
     """The name of the backbone: from the folder of the run, which knows the path, or from the card."""
+    given = ran(artifact)
+    return given.name if given else told(artifact, "backbone", "name") or artifact.card.backbone.name
+
+
+def ran(artifact: Artifact) -> BackboneSection | None:
+    """The backbone of the run whose folder a prompt stands in; None elsewhere."""
     run = Path(artifact.where).parent
     if (run / "run.json").is_file() and (run / "recipe.yaml").is_file():
-        return load_recipe(run / "recipe.yaml").backbone.name
-    return told(artifact, "backbone", "name") or artifact.card.backbone.name
+        return load_recipe(run / "recipe.yaml").backbone
+    return None
 
 
 def told(artifact: Artifact, section: str, key: str) -> str | None:

@@ -17,7 +17,8 @@ def scores(report: dict[str, Any], title: str) -> None:
     """
     first, *others = report["scores"]
     rows = [["this prompt", number(first)]]
-    rows += [[name, number(score)] for name, score in report["baselines"].items()]
+    trained = report.get("comparators", {})
+    rows += [[name, number(score)] for name, score in (report["baselines"] | trained).items()]
     table([title, first["name"]], rows)
     if others:
         say("also: " + ", ".join(f"{score['name']} {score['value']:.3f} ±{score['error']:.3f}" for score in others))

@@ -34,6 +34,9 @@ def train(
     test: Annotated[str | None, typer.Option(help="Data to report numbers on.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="Train these too, on the same plan: full, lora, head.", metavar="KIND,...")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a prompt and compare it with what it has to beat."""
@@ -44,6 +47,7 @@ def train(
         "data.test": test,
         "train.epochs": epochs,
         "train.seed": seed,
+        "train.compare": compare and [kind.strip() for kind in compare.split(",")],
     }
     recipe = read_recipe(data, {key: value for key, value in flags.items() if value is not None}, settings or [])
     folder = Path(run) if run else new_folder(recipe)
@@ -81,8 +85,6 @@ def read_recipe(data: str, flags: dict[str, Any], settings: list[str]) -> "Recip
         section, _, name = key.partition(".")
         values[section] = values.get(section, {}) | {name: value}
     recipe = make_recipe(override(values, [whole(setting) for setting in settings]), where="recipe")
-    if not recipe.backbone.name:
-        raise RecipeError("SP-E253", "no backbone", "the model to train a prompt for", "add --model M")
     for path in (recipe.data.train, recipe.data.dev, recipe.data.test):
         refuse_absent(path)
     return recipe
@@ -137,6 +139,9 @@ def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -
         return
     summary.scores(report, f"test, {len(progress.plan.test)} examples")
     say(f"trained {report['parameters']:,} numbers in {duration(seconds)}; {path}, {size(count)}")
+    for name, made in report.get("comparators", {}).items():
+        took = duration(report["seconds_of_comparators"][name])
+        say(f"{name}: {made['parameters']:,} numbers in {took}, rate {made['lr']:g} chosen on dev")
     prompt, model = shlex.quote(path), shlex.quote(recipe.backbone.name)
     next_steps(
         f"softprompt predict {prompt} FILE --model {model}",

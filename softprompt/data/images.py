@@ -5,10 +5,10 @@ from pathlib import Path
 
 from softprompt.data.dataset import Columns, Table
 from softprompt.data.problem import Problem, quote
-from softprompt.data.source import display
+from softprompt.data.source import display, load_bytes
 from softprompt.errors import DataError
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 
 
@@ -25,7 +25,7 @@ def read_images(folder: Path, *, labelled: bool = True) -> Table:
     places: list[tuple[Path, str | None]] = [(path, path.name) for path in classes] or [(folder, None)]
     for place, name in places:
         for path in sorted(place.iterdir()):
-            if path.suffix.lower() in ENDINGS and path.is_file():
+            if path.suffix.lower() in PICTURES and path.is_file():
                 _add(table, path, name, folder, digest)
             else:
                 other += 1
@@ -35,6 +35,17 @@ def read_images(folder: Path, *, labelled: bool = True) -> Table:
     if (labelled and not classes) or not (table.rows or table.problems):
         expected = "a sub-folder of images for each class" if labelled else "images"
         raise DataError("SP-E103", "a folder with none", expected, "name a file or an image folder", where=table.name)
+    return table
+
+
+def read_picture(path: Path) -> Table:
+    """One image without a class. Raises DataError where there is none."""
+    table = Table(display(path), "", ("image", "label"), nameless=True, kind="classification")
+    table.columns = Columns((), "label", "image")
+    load_bytes(path)  # says what is wrong with the path
+    digest = hashlib.sha256()
+    _add(table, path, None, path.parent, digest)
+    table.sha256 = digest.hexdigest()
     return table
 
 

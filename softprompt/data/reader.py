@@ -11,7 +11,8 @@ from softprompt.data.columnar import HUB, read_hub, read_parquet
 from softprompt.data.conll import read_conll
 from softprompt.data.dataset import ABSENT, Columns, Dataset, OnBadRow, Table, TaskKind
 from softprompt.data.delimited import read_csv, read_label_text, read_lines, read_tsv
-from softprompt.data.images import read_images
+from softprompt.data.idx import MARK, read_idx
+from softprompt.data.images import PICTURES, read_images, read_picture
 from softprompt.data.infer import Plan, plan
 from softprompt.data.jsonlines import read_json, read_jsonl
 from softprompt.data.problem import BadRows, Problem
@@ -32,7 +33,7 @@ ENDINGS: Final = {
     )
     for ending in endings
 }
-FORMATS: Final = ("csv", "tsv", "jsonl", "json", "parquet", "conll", "images", "hub", "label-text", "text")
+FORMATS: Final = ("csv", "tsv", "jsonl", "json", "parquet", "conll", "images", "idx", "hub", "label-text", "text")
 ALIASES: Final = {"bio": "conll", "iob": "conll"}
 WITH_LABELS: Final = ("classification", "tagging")
 OF_THE_SET: Final = frozenset({"SP-E103", "SP-E130"})  # errors that skipping rows cannot mend
@@ -155,7 +156,8 @@ def _format(source: str | Path, *, labelled: bool) -> str:
     if name == STANDARD_INPUT:
         return "jsonl" if labelled else "stdin"
     path = Path(source)
-    found = ENDINGS.get(path.suffix.lower(), "")
+    ending = path.suffix.lower()
+    found = "idx" if MARK in path.name else ENDINGS.get(ending, "images" if ending in PICTURES and not labelled else "")
     try:
         found = "images" if path.is_dir() else found
     except (OSError, ValueError):
@@ -167,11 +169,15 @@ def _format(source: str | Path, *, labelled: bool) -> str:
 
 def _load(source: str | Path, format: str, encoding: str, columns: Columns | None, *, labelled: bool = True) -> Table:
     format = ALIASES.get(format, format)
-    if encoding != "utf-8" and format in ("hub", "images", "parquet"):
+    if encoding != "utf-8" and format in ("hub", "images", "idx", "parquet"):
         do = "leave data.encoding out"
         raise DataError("SP-E115", f"encoding for {format} data", "none: it is not a text file", do)
     if format == "hub":
         return read_hub(str(source))
+    if format == "idx":
+        return read_idx(Path(source), labelled=labelled)
+    if format == "images" and not labelled and not Path(source).is_dir():
+        return read_picture(Path(source))
     if format == "images" and Path(source).is_dir():
         try:
             return read_images(Path(source), labelled=labelled)

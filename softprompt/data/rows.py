@@ -13,7 +13,7 @@ from softprompt.data.profile import as_number
 from softprompt.data.source import DAMAGE, display
 
 if TYPE_CHECKING:
-    from softprompt.example import Example, Label
+    from softprompt.example import Example, Label, Raster
 
 Value = str | tuple[str, ...]
 NULLS: Final = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil"})
@@ -74,7 +74,8 @@ def build(table: Table, columns: Columns, kind: TaskKind, *, labelled: bool) -> 
             built.bad += 1
             built.problems.extend(faults)
         else:
-            built.examples.append(Example(fields, label, image, table.where(line) if line else display(image or "")))
+            where = table.where(line) if line else display(str(image or ""))
+            built.examples.append(Example(fields, label, image, where))
             built.lines.append(line)
     return built
 
@@ -91,8 +92,12 @@ def _refuse_uneven(fields: dict[str, Value], tags: object) -> None:
             raise Wrong("SP-E127", found, "one tag a word", "mend the row")
 
 
-def _image(cell: object, source: str) -> Path:
-    """The path of an image, relative to the file that names it."""
+def _image(cell: object, source: str) -> "Path | Raster":
+    """An image in memory, or the path of one, relative to the file that names it."""
+    from softprompt.example import Raster
+
+    if isinstance(cell, Raster):
+        return cell
     path = cell if isinstance(cell, Path) else Path(source).parent / text_of(cell)
     if not path.is_file():
         raise Wrong("SP-E129", quote(str(cell)), "the path of an image file", "correct the path, relative to the data")

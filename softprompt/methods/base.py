@@ -26,7 +26,7 @@ class Method(nn.Module):
 
     paper: ClassVar[str]  # authors, year, title, arXiv id
     summary: ClassVar[str]  # what is trained and where it enters, in half a line
-    slots: ClassVar[bool] = True  # True: vectors stand in the text; False: they enter as keys and values
+    slots: bool = True  # True: vectors stand in the text; False: they enter at every layer
     default_init: ClassVar[str] = "vocabulary"
     default_head: ClassVar[str] = "verbalizer"
     travel: ClassVar[float] = 60.0  # how far `lr: auto` lets a coordinate go in a whole run, in its own units
@@ -34,6 +34,11 @@ class Method(nn.Module):
     def __init__(self, spec: Spec, start: Start) -> None:
         super().__init__()
         self.spec = spec
+
+    @classmethod
+    def stands_in_text(cls, options: dict[str, Any]) -> bool:
+        """Whether the vectors of a method with these options take slots, asked before there is one."""
+        return cls.slots
 
     def forward(self, batch: Batch, text: Tensor) -> Injection:
         """What this method adds to `batch`; `text` [B, T, H] are frozen token embeddings, for methods that look."""

@@ -15,7 +15,6 @@ COMMAND_LINES = {
     "missing argument": ("predict", "SP-E252", "softprompt predict --help"),
     "missing subcommand": ("recipe", "SP-E252", "softprompt recipe --help"),
     "no number": ("train train.csv --model llama --epochs many", "SP-E252", "--epochs"),
-    "no model": ("train train.csv", "SP-E253", "--model"),
     "unknown key": ("train train.csv --model llama --set optim.lrr=1", "SP-E203", "did you mean 'optim.lr'?"),
     "key without section": ("train train.csv --model llama --set lr=1", "SP-E205", "did you mean 'optim.lr'?"),
     "set without value": ("train train.csv --model llama --set optim.lr", "SP-E205", "section.key=value"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from softprompt.backbones import load_backbone
-from softprompt.backbones.embedded import HOMES
+from softprompt.backbones.embedded import HOMES, Home
 from softprompt.cli import main
 from softprompt.core import Example
 from softprompt.demo import run as demo
@@ -92,7 +92,7 @@ def test_settings_come_last():
 
 
 def test_without_the_embedded_model_the_demo_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setitem(HOMES, demo.MODEL, ("a_package_that_is_not_installed", "model", "demo"))
+    monkeypatch.setitem(HOMES, demo.MODEL, Home("a_package_that_is_not_installed", "model", "demo"))
     assert main(["demo", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert found["code"] == "SP-E407"

@@ -1,0 +1,1 @@
+"""Makes the backbones that come with the package, tokenizer and weights, from text."""
