@@ -43,7 +43,8 @@ def make_start(
         return vision_start(backbone, kind, length, pixels, keys, generator)
     sampled = sample_vocabulary(backbone, length, generator)
     if kind == "text":
-        ids = (backbone.tokenizer(text, add_special_tokens=False)["input_ids"] + sampled)[:length]
+        given = backbone.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # may be long: it is cut
+        ids = (given + sampled)[:length]
         note = f"text {backbone.tokenizer.decode(ids)[:60]!r}"
     elif kind == "labels":
         words = label_words(backbone, labels)
@@ -151,10 +152,10 @@ def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> S
     """A warm start: the vectors, keys and values of a stored prompt of the same shape.
 
     Sides that the stored prompt lacks begin as `method_start` says. Raises `RecipeError` where the stored prompt has
-    other shapes than the one about to be trained, or vectors for a place where that one has none.
+    other shapes than the one about to be trained, vectors for a place where that one has none, or more than vectors.
     """
     keys = method_start.prefix is not None
-    if "prompt" in stored and not keys:
+    if stored.keys() == {"prompt"} and not keys:  # more would be left behind without a word
         if stored["prompt"].shape != method_start.embeds.shape:
             raise mismatch(where, tuple(stored["prompt"].shape), tuple(method_start.embeds.shape))
         return replace(method_start, embeds=stored["prompt"].float(), note=f"prompt {where}")
@@ -164,9 +165,9 @@ def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> S
     if not given or not keys:
         raise RecipeError(
             "SP-E231",
-            f"no {'keys and values' if keys else 'vectors'} in {where}",
-            "a prompt of the kind that is about to be trained",
-            "set init.source to a prompt of the same method",
+            f"{', '.join(sorted(stored))[:120] or 'nothing'} in {where}",
+            f"{'keys and values' if keys else 'plain vectors'} and nothing else",
+            "set init.source to a prompt that is stored so (`softprompt show`), or leave it out",
         )
     for side, made in given.items():  # [L, 2, K, P, D]
         start = sides[side]

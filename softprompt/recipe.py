@@ -45,7 +45,7 @@ class DataSection(Section):
     dev: str | None = None
     test: str | None = None
     format: str | None = Field(
-        None, description="csv, tsv, jsonl, parquet, conll, images, hub; by extension if not given"
+        None, description="csv, tsv, jsonl, parquet, conll, images, idx, hub; by extension if not given"
     )
     encoding: str = Field("utf-8", description="of text files")
     text: tuple[str, ...] = Field((), description="columns that the template may read; inferred if empty")

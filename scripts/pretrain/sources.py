@@ -57,7 +57,7 @@ SOURCES: dict[str, Source] = {
         Source("gsm8k", "MIT", "https://github.com/openai/grade-school-math (train)"),
         Source("snips", "CC0 1.0", "https://github.com/sonos/nlu-benchmark (train)"),
         Source("wordnet", "WordNet licence", "WordNet 3.0, Debian package wordnet-base"),
-        Source("vader", "MIT", "https://pypi.org/project/vaderSentiment (vader_lexicon.txt)"),
+        Source("vader", "MIT", "package vaderSentiment 3.3.2 (vader_lexicon.txt)"),
         Source("templates", "Apache-2.0", "this repository, scripts/pretrain/skills"),
     )
 }

@@ -21,13 +21,13 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Train each task for so few steps, for a try.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train prompts for four small tasks on one model and use them."""
+    """Train prompts for five small tasks on one model and use them."""
     from softprompt.backbones import load_backbone
     from softprompt.demo import run as shown
 
     folder = Path(run) if run else new_folder()
     began = time.monotonic()
-    note("loading one frozen backbone: all-MiniLM-L6-v2, 22.7 million numbers, none of which will change")
+    note("loading one frozen backbone: softprompt/tiny, 6.9 million numbers, none of which will change")
     backbone = load_backbone(shown.MODEL)
     settings = [] if steps is None else [f"train.steps={steps}"]
     trained = []
@@ -38,8 +38,10 @@ def demo(
     prompts = shown.load_all(trained, backbone)
     asked = [(task, texts[i]) for i in range(2) for task, texts in shown.MIXED.items()]
     answers = shown.answer_together(prompts, asked)
+    written = [(task, text, answer.answer) for task, text, answer in shown.write(prompts)]
     if as_json:
-        document(facts(trained, asked, answers) | {"seconds": round(time.monotonic() - began, 1)})
+        whole = facts(trained, asked, answers) | {"written": [dict(zip(KEYS, row, strict=True)) for row in written]}
+        document(whole | {"seconds": round(time.monotonic() - began, 1)})
         return
     table(HEADER, [row(one) for one in trained])
     say(f"\n{len(trained)} prompt files bound to the one backbone; one mixed batch, one forward:")
@@ -47,15 +49,19 @@ def demo(
         ["task", "text", "answer"],
         [(task, text, spoken(text, answer)) for (task, text), answer in zip(asked, answers, strict=True)],
     )
+    if written:
+        say("\nand one that writes:")
+        table(["task", "attributes", "text"], [(task, text, str(answer)) for task, text, answer in written])
     say(f"\nall of it took {duration(time.monotonic() - began)}; the prompts are in {folder}")
     example = shlex.quote(str(trained[0].path))
     next_steps(
         f"echo 'Where do storks spend the winter?' | softprompt predict {example}",
         f"softprompt show {example}",
-        f"softprompt train YOUR.csv --model {shown.MODEL} --method prefix",
+        "softprompt train YOUR.csv --method prefix",
     )
 
 
+KEYS = ("task", "text", "answer")
 HEADER = ["task", "metric", "zero-shot", "prompt", "probe / majority", "trained numbers", "file", "time"]
 
 

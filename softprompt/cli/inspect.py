@@ -84,6 +84,7 @@ def show_method(facts: dict[str, Any], length: int) -> None:
     say(f"  {facts['paper']}")
     options = ", ".join(f"{name}={value!r}" for name, value in facts["options"].items())
     say(f"  options: {options or 'none'}")
+    say(f"  enters by {', '.join(facts['enters'])}; for models of kind {', '.join(facts['kinds'])}")
     if "supported" in facts:
         count = f"{facts['parameters']:,} numbers at length {length}" if facts["supported"] else facts["reason"]
         say(f"  here: {'works' if facts['supported'] else 'does not work'}; {count}")

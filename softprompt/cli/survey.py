@@ -2,17 +2,18 @@
 
 import inspect
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from softprompt.backbones import Backbone, load_backbone
-from softprompt.core import TEXT, Batch, Injection
-from softprompt.errors import SoftpromptError
+from softprompt.core import TEXT, Batch, Injection, Kind, Spec, Start
+from softprompt.errors import SoftpromptError, Unsupported
 from softprompt.init import make_start
-from softprompt.methods import find, names, option_names
+from softprompt.methods import Method, find, names, option_names
 
 Facts = dict[str, Any]
+ENTRANCES = ("embeds", "offset", "prefix", "cross", "deep")  # where something enters a model, as in docs/backbones.md
 
 
 def survey(model: str | None, length: int) -> list[Facts]:
@@ -32,9 +33,27 @@ def describe(name: str) -> Facts:
         "id": name,
         "summary": method.summary,
         "paper": method.paper,
-        "enters": "in the text" if method.slots else "keys and values",
+        "kinds": list(found := by_kind(method)),
+        "enters": list(dict.fromkeys(field for entered in found.values() for field in entered)),
         "options": {option: signature[option].default for option in option_names(method)},
     }
+
+
+def by_kind(method: type[Method], length: int = 20, hidden: int = 128) -> dict[str, list[str]]:
+    """The kinds of models that a method takes, each with the fields it fills; asked of it, on sizes made up."""
+    found = {}
+    slots = torch.tensor([[*range(length if method.slots else 0), TEXT]])
+    batch = Batch(torch.zeros_like(slots), torch.ones_like(slots, dtype=torch.bool), slots)
+    for kind in get_args(Kind):
+        decoder = 2 if kind == "seq2seq" else 0
+        spec = Spec(kind, hidden, hidden, layers=2, kv_heads=2, head_dim=64, decoder_layers=decoder)
+        try:
+            with torch.inference_mode():
+                made = method(spec, Start(torch.randn(length, hidden)))(batch, torch.randn(*slots.shape, hidden))
+        except Unsupported:
+            continue
+        found[kind] = [field for part in (made, made.decoder) if part for field in used(part) if field in ENTRANCES]
+    return found
 
 
 def try_out(name: str, backbone: Backbone, length: int) -> Facts:
@@ -46,7 +65,7 @@ def try_out(name: str, backbone: Backbone, length: int) -> Facts:
         images = -(-length // (config.image_size // config.patch_size) ** 2)
         pixels = torch.zeros(images, config.num_channels, config.image_size, config.image_size)
     try:
-        start = make_start(backbone, "vocabulary", length, keys=not kind.slots, seed=0, pixels=pixels)
+        start = make_start(backbone, "vocabulary", length, keys=kind.starts_from_keys({}), seed=0, pixels=pixels)
         method = kind(backbone.spec, start)
         with torch.inference_mode():
             made = method(*sample(backbone, length if kind.slots else 0))

@@ -1,4 +1,4 @@
-"""Several small tasks on one frozen sentence encoder: a prompt each, then one batch with questions for all of them."""
+"""Several small tasks on one frozen backbone: a prompt each; a batch for all that name things, and one that writes."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
-from softprompt.backbones.embedded import MINILM
+from softprompt.backbones.embedded import TINY
 from softprompt.core import Batch, Example, Injection, Output, Prefix
 from softprompt.evaluate import Report
 from softprompt.heads import Classifier, Tagger
@@ -19,16 +19,24 @@ from softprompt.recipe import Recipe, make_recipe, override
 from softprompt.run import Listener
 from softprompt.training import train
 
-MODEL = MINILM  # comes as a package of 90 MB: nothing is downloaded at run time
+MODEL = TINY  # comes with this package: nothing is downloaded
 DATA = Path(__file__).parent / "data"
-TASKS = ("questions", "intents", "orders", "reviews")
+TASKS = ("questions", "intents", "orders", "reviews", "places")
 ENDINGS = {"orders": "conll"}
 SETTINGS = ("method.name=prefix", "method.length=10", "train.epochs=8")
+LONGER = {"places": ("train.epochs=16",)}  # writing takes longer to learn than naming
 MIXED = {
     "questions": ("Who painted the ceiling of the old library?", "How do you get wax out of a carpet?"),
     "intents": ("i think i lost my card on the bus", "you took the money from my account twice"),
     "orders": ("two large lemonades for the garden table please", "could i have three tomato soups at noon"),
     "reviews": ("A lovely kettle, quiet and quick.", "It broke after a week and nobody answered my mails."),
+}
+
+WRITTEN = {
+    "places": (
+        "name[The Quiet Fox], eatType[pub], food[Indian], area[riverside], familyFriendly[yes]",
+        "name[The Paper Boat], food[French], customer rating[5 out of 5], near[The Old Pump]",
+    )
 }
 
 
@@ -47,7 +55,7 @@ def recipe(task: str, model: str, settings: Sequence[str] = ()) -> Recipe:
     """The recipe of one task of the demo; `settings` are `section.key=value` and come last."""
     files = {part: str(DATA / task / f"{part}.{ENDINGS.get(task, 'csv')}") for part in ("train", "dev", "test")}
     values = {"backbone": {"name": model}, "data": files}
-    return make_recipe(override(values, [*SETTINGS, *settings]))
+    return make_recipe(override(values, [*SETTINGS, *LONGER.get(task, ()), *settings]))
 
 
 def train_task(task: str, backbone: Backbone, folder: Path, listen: Listener, settings: Sequence[str] = ()) -> Trained:
@@ -83,6 +91,15 @@ def answer_together(prompts: dict[str, Prompt], asked: Sequence[tuple[str, str]]
             assert isinstance(user.head, Classifier)
             answers += user.named(user.head.scores(own, alone))
     return answers
+
+
+def write(prompts: dict[str, Prompt]) -> list[tuple[str, str, Prediction]]:
+    """What the prompts that write make of a few inputs: (task, input, answer)."""
+    made = []
+    for task in prompts.keys() & WRITTEN.keys():
+        asked = [example(prompts[task], text) for text in WRITTEN[task]]
+        made += [(task, *pair) for pair in zip(WRITTEN[task], prompts[task].predict(asked), strict=True)]
+    return made
 
 
 def example(prompt: Prompt, text: str) -> Example:

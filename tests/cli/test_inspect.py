@@ -17,6 +17,25 @@ def test_methods_lists_every_method_with_paper_and_options(sp):
     assert "supported" not in found["prefix"]
 
 
+def test_methods_say_where_they_enter_and_on_which_kinds_of_models(sp):
+    found = {one["id"]: (one["enters"], one["kinds"]) for one in sp("methods", "--json").json["methods"]}
+    everywhere = ["causal", "encoder", "seq2seq", "vision"]
+    assert found["prompt_tuning"] == (["embeds"], everywhere)
+    assert found["prefix"] == (["prefix", "cross"], everywhere)
+    assert found["dept"] == (["embeds", "offset"], everywhere[:3])
+    assert found["vpt"] == (["deep"], ["vision"])
+    assert "enters by embeds, offset; for models of kind causal, encoder, seq2seq" in sp("methods").out
+
+
+def test_every_method_that_a_model_takes_is_counted_and_the_others_give_their_reason(sp):
+    kinds = {one["id"]: one["kinds"] for one in sp("methods", "--json").json["methods"]}
+    found = {one["id"]: one for one in sp("methods", "--model", "llama", "--json").json["methods"]}
+    assert found.keys() == kinds.keys()
+    assert [name for name, one in found.items() if one["supported"]] == [n for n in kinds if "causal" in kinds[n]]
+    assert all(one["parameters"] > 0 if one["supported"] else "SP-E410" in one["reason"] for one in found.values())
+    assert "does not work; SP-E410" in sp("methods", "--model", "llama").out
+
+
 def test_with_a_model_methods_are_counted_for_it(sp):
     found = {one["id"]: one for one in sp("methods", "--model", "llama", "--length", "5", "--json").json["methods"]}
     assert found["prompt_tuning"]["supported"]

@@ -1,7 +1,6 @@
 """The demo trains, and one batch with rows of different tasks is answered as every row alone."""
 
 import json
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,8 +11,6 @@ from softprompt.cli import main
 from softprompt.core import Example
 from softprompt.demo import run as demo
 
-PACKAGE = HOMES[demo.MODEL][0]
-embedded = pytest.mark.skipif(find_spec(PACKAGE) is None, reason=f"needs {PACKAGE} (the demo extra)")
 TWO_STEPS = ("train.steps=2", "train.batch_size=4", "train.threads=1", "data.seed=0")
 
 
@@ -50,7 +47,6 @@ def write_few(folder):
     return settings
 
 
-@embedded
 def test_a_mixed_batch_answers_every_row_as_if_it_were_alone(prompts):
     asked = [(task, text) for i in range(2) for task in prompts for text in demo.MIXED[task][i : i + 1]]
     together = demo.answer_together(prompts, asked)
@@ -61,13 +57,11 @@ def test_a_mixed_batch_answers_every_row_as_if_it_were_alone(prompts):
             assert abs(answer.scores[name] - chance) < 1e-5
 
 
-@embedded
 def test_all_prompts_share_one_backbone(prompts, backbone):
     assert all(prompt.backbone is backbone for prompt in prompts.values())
     assert not any(weight.requires_grad for weight in backbone.parameters())
 
 
-@embedded
 def test_swapping_the_tasks_of_two_rows_changes_their_answers(prompts):
     """A mixed batch that gave every row the same prompt would pass by luck; this one could not."""
     text = demo.MIXED["questions"][0]
@@ -84,7 +78,7 @@ def test_swapping_the_tasks_of_two_rows_changes_their_answers(prompts):
 def test_every_task_of_the_demo_has_data_and_sentences(task):
     recipe = demo.recipe(task, "model")
     assert recipe.method.name == "prefix"
-    assert len(demo.MIXED[task]) == 2
+    assert len((demo.MIXED | demo.WRITTEN)[task]) == 2
 
 
 def test_settings_come_last():
@@ -99,7 +93,6 @@ def test_without_the_embedded_model_the_demo_says_what_to_install(monkeypatch, c
     assert found["do"] == "pip install 'softprompt[demo]'"
 
 
-@embedded
 def test_the_command_prints_a_table_a_mixed_batch_and_what_to_do_next(monkeypatch, capsys, tmp_path):
     few = write_few(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -112,7 +105,19 @@ def test_the_command_prints_a_table_a_mixed_batch_and_what_to_do_next(monkeypatc
         assert "zero-shot" in printed.out
         assert "Who painted the ceiling" in printed.out
         assert f"softprompt show runs/demo-{number}/questions/prompt.safetensors" in printed.err
-        assert "softprompt train YOUR.csv --model softprompt/minilm" in printed.err
+        assert "softprompt train YOUR.csv --method prefix" in printed.err
+
+
+def test_a_prompt_that_writes_is_asked_alone(backbone, tmp_path, monkeypatch):
+    for part, count in (("train", 8), ("dev", 4), ("test", 2)):
+        rows = (demo.DATA / "places" / f"{part}.csv").read_text(encoding="utf-8").split("\n")[: count + 1]
+        (tmp_path / f"{part}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    files = [f"data.{part}={tmp_path / part}.csv" for part in ("train", "dev", "test")]
+    few = [*TWO_STEPS, "task.new_tokens=8", *files]
+    trained = [demo.train_task("places", backbone, tmp_path / "run", lambda event: None, few)]
+    written = demo.write(demo.load_all(trained, backbone))
+    assert [text for _, text, _ in written] == list(demo.WRITTEN["places"])
+    assert all(isinstance(answer.answer, str) and answer.answer for _, _, answer in written)
 
 
 def test_an_example_for_tagging_is_split_into_words():

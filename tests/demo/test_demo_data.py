@@ -15,7 +15,7 @@ ROWS = {
     "intents": (360, 72, 144),
     "orders": (200, 50, 80),
     "reviews": (200, 50, 100),
-    "dishes": (200, 40, 60),
+    "places": (200, 40, 60),
 }
 CLASSES = {
     "questions": {"person", "place", "number", "definition", "reason", "method"},
@@ -44,7 +44,7 @@ Row = tuple[str, str]
 def table(name: str, split: str) -> list[Row]:
     with (DATA / name / f"{split}.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file, strict=True)
-    assert header == (["input", "output"] if name == "dishes" else ["text", "label"])
+    assert header == (["input", "output"] if name == "places" else ["text", "label"])
     assert {len(row) for row in rows} == {2}
     return [(first, second) for first, second in rows]
 
@@ -161,18 +161,20 @@ def test_no_item_of_the_test_orders_was_seen_in_training() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_dish_inputs_are_attributes_and_outputs_say_them(split: str) -> None:
-    outputs = [output for _, output in table("dishes", split)]
+def test_inputs_of_places_are_attributes_and_outputs_say_them(split: str) -> None:
+    outputs = [output for _, output in table("places", split)]
     assert len({squeezed(output) for output in outputs}) == len(outputs)
-    for text, output in table("dishes", split):
-        assert re.fullmatch(r"(dish|item)\[[^\[\]]+\](, [a-z]+\[[^\[\]]+\])+", text), text
-        said = output.casefold()
+    for text, output in table("places", split):
+        assert re.fullmatch(r"name\[[^\[\]]+\](, [a-zA-Z ]+\[[^\[\]]+\])+", text), text
         assert output.endswith(".")
-        for key, value in re.findall(r"([a-z]+)\[([^\]]+)\]", text):
-            if key in {"dish", "item", "area", "shop", "colour", "for", "material"}:
-                assert value.casefold() in said, (key, value, output)
+        for key, value in re.findall(r"([a-zA-Z ]+)\[([^\]]+)\]", text):
+            if key.strip() in {"name", "eatType", "food", "customer rating", "near", "priceRange"}:
+                assert value in output, (key, value, output)
 
 
-def test_no_dish_or_article_of_the_test_file_was_seen_in_training() -> None:
-    names = {split: {text.split("]")[0] for text in texts("dishes", split)} for split in SPLITS}
+def test_no_word_of_a_name_of_the_test_file_was_seen_in_training() -> None:
+    names = {
+        split: {word for text in texts("places", split) for word in text.split("]")[0].split()[1:]} for split in SPLITS
+    }
+    assert names["test"]
     assert names["test"] & names["train"] == set()
