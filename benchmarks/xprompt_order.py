@@ -28,8 +28,8 @@ from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.pruning import Search, importance, narrowed, strongest
 from softprompt.recipe import make_recipe
-from softprompt.stages import left, reopen
-from softprompt.training import train
+from softprompt.stages import left
+from softprompt.training import reopen, train
 
 HERE = Path(__file__).parent
 MASKS = ("important", "random", "reversed")

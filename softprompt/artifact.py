@@ -220,7 +220,7 @@ class Artifact:
         kind = find(card.method.name)
         check_options(kind, card.method.options)
         method = kind(spec, Start(torch.zeros(card.method.length, spec.hidden)), **card.method.options)
-        template = self.template(backbone, prefix=0 if kind.slots else card.method.length)
+        template = self.template(backbone, prefix=0 if kind.stands_in_text(card.method.options) else card.method.length)
         return Prompt(backbone, method, head, template, Task(**card.task.model_dump()))
 
     def template(self, backbone: Backbone, prefix: int) -> Any:

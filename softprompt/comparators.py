@@ -33,7 +33,11 @@ Key = tuple[float, ...]
 NAMES: dict[Kind, str] = {"full": "full fine-tuning", "lora": "LoRA", "head": "head only"}
 # Absolute rates of AdamW, of which dev chooses: models of 0.1 to 100 million parameters want larger ones than the 2e-5
 # of BERT's paper (measured: docs/comparators.md).
-RATES: dict[Kind, tuple[float, ...]] = {"full": (5e-5, 2e-4, 1e-3), "lora": (2e-4, 1e-3, 5e-3), "head": (1e-3, 1e-2)}
+RATES: dict[Kind, tuple[float, ...]] = {
+    "full": (5e-5, 2e-4, 1e-3),
+    "lora": (2e-4, 1e-3, 5e-3),
+    "head": (1e-3, 1e-2, 6e-2),
+}
 RANK = 8  # of LoRA, in every linear layer: Dettmers et al. 2023, arXiv:2305.14314, found that all layers matter most
 SHARED_HEAD = 1e-3  # absolute rate of a trained head beside other weights
 

@@ -206,6 +206,9 @@ def build(plan: Plan, backbone: Backbone) -> Prompt:
     kind = find(recipe.method.name)
     slots, length = kind.stands_in_text(recipe.method.options), recipe.method.length
     limit, cut = recipe.task.max_tokens, recipe.task.truncate
+    most = kind.most_tokens(recipe.method.options)
+    if most is not None:
+        limit = min(limit or 10**9, most + (length if slots else 0))
     template: Any
     if backbone.spec.kind == "vision":
         template = ImageTemplate(recipe.task.template, backbone, length=length)
@@ -220,7 +223,7 @@ def build(plan: Plan, backbone: Backbone) -> Prompt:
     head = make_head(plan, backbone, template)
     # A head that reads hidden states of an encoder-decoder never runs its decoder, so the method sees an encoder.
     spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
-    start = starting_point(plan, backbone, template, keys=not slots)
+    start = starting_point(plan, backbone, template, keys=kind.starts_from_keys(recipe.method.options))
     try:
         method = kind(spec, start, **recipe.method.options)
     except (ValueError, TypeError, RuntimeError, LookupError) as error:

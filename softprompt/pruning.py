@@ -24,8 +24,8 @@ from softprompt.plan import Plan
 from softprompt.prompt import Prompt, by_length
 from softprompt.recipe import InitSection, MethodSection, Recipe
 from softprompt.run import Listener
-from softprompt.stages import Left, conclude, left, reopen, stage
-from softprompt.training import Result
+from softprompt.stages import Left, conclude, left, stage
+from softprompt.training import Result, reopen
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # the paper's
 PIECES = 16  # the paper's

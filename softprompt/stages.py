@@ -23,7 +23,7 @@ from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe, load_recipe
 from softprompt.run import Listener, restore, snapshot
 from softprompt.track import tracker
-from softprompt.training import Result, fit, open_backbone
+from softprompt.training import Result, fit, parents_of, reopen, run_in
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,12 @@ class Left:
 
 def left(folder: str | Path) -> Left:
     """What the run or stage in `folder` left; raises `TrainingError` where it has not ended."""
-    place = Path(folder)
-    if not (place / "recipe.yaml").exists():
-        raise TrainingError("SP-E511", f"no run in {place}", "a folder made by `softprompt train`", "check the path")
+    place = run_in(folder)
     if not (place / "prompt.safetensors").exists():
         do = f"`softprompt resume {place}`"
         raise TrainingError("SP-E513", "a run that has not ended", "its prompt", do, where=str(place))
     events = [json.loads(line) for line in (place / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return Left(place, tuple(event for event in events if event["event"] == "dev"))
-
-
-def reopen(folder: str | Path, backbone: Backbone | None = None) -> tuple[Plan, Backbone]:
-    """The plan and the backbone of a run; raises `TrainingError` where they are no longer what they were."""
-    place = Path(folder)
-    recipe, before = load_recipe(place / "recipe.yaml"), json.loads((place / "run.json").read_text())
-    torch.set_num_threads(before["threads"])  # sums over other blocks give other last bits
-    backbone = backbone or open_backbone(recipe)
-    plan = make_plan(recipe, backbone)
-    now = {"backbone": backbone.fingerprint, "data": plan.sha256}
-    changed = [name for name, value in now.items() if before[name] != value]
-    if changed:
-        found, do = f"another {' and '.join(changed)} than when the run began", "put them back, or start a new run"
-        raise TrainingError("SP-E512", found, "the same backbone and data", do, where=str(place))
-    return plan, backbone
 
 
 def stage(recipe: Recipe, folder: str | Path, *, backbone: Backbone, listen: Listener = lambda event: None) -> Left:
@@ -101,9 +84,7 @@ def train_stage(plan: Plan, backbone: Backbone, place: Path, listen: Listener) -
     restore(prompt, kept)
     dev = [{name: value for name, value in event.items() if name not in ("event", "key")} for event in history]
     facts = {"metric": plan.recipe.task.metric, "dev": dev}
-    source = plan.recipe.init.source
-    parents = (Path(source).name,) if source else ()
-    Artifact.of(prompt, plan.recipe.shared(), facts, parents).save(place / "prompt.safetensors")
+    Artifact.of(prompt, plan.recipe.shared(), facts, parents_of(plan.recipe)).save(place / "prompt.safetensors")
 
 
 def claim(plan: Plan, backbone: Backbone, place: Path) -> None:
@@ -149,4 +130,4 @@ def conclude(chosen: Left, folder: str | Path, *, backbone: Backbone, listen: Li
     return Result(prompt, path, report)
 
 
-__all__ = ["Left", "conclude", "left", "reopen", "stage"]
+__all__ = ["Left", "conclude", "left", "stage"]

@@ -53,9 +53,8 @@ def train(
     """
     place = Path(folder)
     if (place / "recipe.yaml").exists():
-        raise TrainingError(
-            "SP-E510", f"a run in {place}", "a new folder", f"use `softprompt resume {place}`, or --run"
-        )
+        do = f"use `softprompt resume {place}`, or --run"
+        raise TrainingError("SP-E510", f"a run in {place}", "a new folder", do)
     check_options(find(recipe.method.name), recipe.method.options)  # before seconds go into loading a model
     backbone = backbone or open_backbone(recipe)
     set_threads(recipe)
@@ -72,34 +71,46 @@ def resume(folder: str | Path, *, backbone: Backbone | None = None, listen: List
 
     Raises `TrainingError` where the folder holds no run, or where backbone or data are no longer the same.
     """
-    place = Path(folder)
-    if not (place / "recipe.yaml").exists():
-        raise TrainingError("SP-E511", f"no run in {place}", "a folder made by `softprompt train`", "check the path")
-    recipe = load_recipe(place / "recipe.yaml")
-    before = json.loads((place / "run.json").read_text())
-    torch.set_num_threads(before["threads"])  # sums over other blocks give other last bits
-    backbone = backbone or open_backbone(recipe)
-    plan = make_plan(recipe, backbone)
-    now = {"backbone": backbone.fingerprint, "data": plan.sha256}
-    changed = [name for name, value in now.items() if before[name] != value]
-    if changed:
-        raise TrainingError(
-            "SP-E512",
-            f"another {' and '.join(changed)} than when the run began",
-            "the same backbone and data",
-            "put them back, or start a new run",
-            where=str(place),
-        )
+    place = run_in(folder)
+    plan, backbone = reopen(place, backbone)
     state, notes = checkpoint.newest(place / "states")
     for note in notes:
         listen({"event": "note", "text": note})
     return run(plan, backbone, place, state, listen)
 
 
+def run_in(folder: str | Path) -> Path:
+    """The folder of a run; raises `TrainingError` where it holds none."""
+    place = Path(folder)
+    if not (place / "recipe.yaml").exists():
+        raise TrainingError("SP-E511", f"no run in {place}", "a folder made by `softprompt train`", "check the path")
+    return place
+
+
+def reopen(folder: str | Path, backbone: Backbone | None = None) -> tuple[Plan, Backbone]:
+    """The plan and the backbone of a run; raises `TrainingError` where they are no longer what they were."""
+    place = run_in(folder)
+    recipe, before = load_recipe(place / "recipe.yaml"), json.loads((place / "run.json").read_text())
+    torch.set_num_threads(before["threads"])  # sums over other blocks give other last bits
+    backbone = backbone or open_backbone(recipe)
+    plan = make_plan(recipe, backbone)
+    now = {"backbone": backbone.fingerprint, "data": plan.sha256}
+    changed = [name for name, value in now.items() if before[name] != value]
+    if changed:
+        found, do = f"another {' and '.join(changed)} than when the run began", "put them back, or start a new run"
+        raise TrainingError("SP-E512", found, "the same backbone and data", do, where=str(place))
+    return plan, backbone
+
+
+def parents_of(recipe: Recipe) -> tuple[str, ...]:
+    """The file names of the prompts that a run starts from, for the card."""
+    source = recipe.init.source
+    return (Path(source).name,) if source else ()
+
+
 def open_backbone(recipe: Recipe) -> Backbone:
     """The backbone that a recipe names."""
-    section = recipe.backbone
-    return load_backbone(**section.model_dump())
+    return load_backbone(**recipe.backbone.model_dump())
 
 
 def set_threads(recipe: Recipe) -> None:
@@ -125,11 +136,9 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
     restore(prompt, best)
     report = evaluate(prompt, plan, untrained=untrained, history=history, listen=listen)
     report = replace(report, seconds=time.monotonic() - began)
-    source = plan.recipe.init.source
-    parents = (Path(source).name,) if source and plan.recipe.init.kind == "prompt" else ()
     path = place / "prompt.safetensors"
     facts = {name: value for name, value in report.as_dict().items() if "seconds" not in name}  # the same bits
-    Artifact.of(prompt, plan.recipe.shared(), facts, parents).save(path)
+    Artifact.of(prompt, plan.recipe.shared(), facts, parents_of(plan.recipe)).save(path)
     write_atomically(place / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     listen({"event": "done", "report": report, "path": path})
     return Result(prompt, path, report)

@@ -29,7 +29,10 @@ def bound(artifact: Artifact, model: str | None) -> Prompt:
 
 
 def open_model(artifact: Artifact, model: str | None) -> Backbone:
-    """The backbone, in the type that the prompt was trained in, since another one rounds in another way."""
+    """The backbone, in the type that the prompt was trained in, since another one rounds in another way.
+
+    Raises `RecipeError` SP-E255 where no name leads to a model, or none to the LoRA adapter that it had.
+    """
     name, dtype = model or named(artifact), artifact.card.backbone.dtype
     given = ran(artifact)
     adapter = given.adapter if given else told(artifact, "backbone", "adapter")
@@ -37,6 +40,9 @@ def open_model(artifact: Artifact, model: str | None) -> Backbone:
     try:
         return load_backbone(name, dtype=dtype, adapter=adapter, quantize=quantize)
     except BackboneError as error:
+        if error.code == "SP-E409" and adapter and not Path(adapter).is_dir():
+            found = f"no folder {adapter!r} here, the LoRA adapter that the prompt was trained on"
+            raise RecipeError("SP-E255", found, "that folder", "put it there, or run this where it is") from error
         if model or error.code != "SP-E401":
             raise
         found = f"no model {name!r} here or on the hub, which is all that the prompt says of its backbone"

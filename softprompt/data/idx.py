@@ -14,6 +14,7 @@ from typing import Final
 from softprompt.data.dataset import Columns, Table
 from softprompt.data.source import display, load_bytes
 from softprompt.errors import DataError
+from softprompt.example import Raster
 
 MARK: Final = "idx3-ubyte"  # in the name of a file of images
 GZIP: Final = b"\x1f\x8b"
@@ -26,8 +27,6 @@ def read_idx(path: Path, *, labelled: bool = True) -> Table:
 
     Without `labelled`, no labels are looked for. Raises DataError for damaged files and for labels that do not pair up.
     """
-    from softprompt.example import Raster  # imported here because core imports torch, which `--help` must not wait for
-
     name = display(path)
     packed = load_bytes(path)
     (count, height, width), pixels = values(packed, 3, name)

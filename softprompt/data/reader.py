@@ -7,34 +7,14 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from softprompt.data import checks
-from softprompt.data.columnar import HUB, read_hub, read_parquet
-from softprompt.data.conll import read_conll
 from softprompt.data.dataset import ABSENT, Columns, Dataset, OnBadRow, Table, TaskKind
-from softprompt.data.delimited import read_csv, read_label_text, read_lines, read_tsv
-from softprompt.data.idx import MARK, read_idx
-from softprompt.data.images import PICTURES, read_images, read_picture
+from softprompt.data.formats import format_of, load
 from softprompt.data.infer import Plan, plan
-from softprompt.data.jsonlines import read_json, read_jsonl
 from softprompt.data.problem import BadRows, Problem
 from softprompt.data.rows import build
-from softprompt.data.source import STANDARD_INPUT, Text, display, load_text
+from softprompt.data.source import display
 from softprompt.errors import DataError, near
 
-ENDINGS: Final = {
-    ending: format
-    for format, endings in (
-        ("csv", (".csv",)),
-        ("tsv", (".tsv", ".tab")),
-        ("jsonl", (".jsonl", ".ndjson")),
-        ("json", (".json",)),
-        ("parquet", (".parquet", ".pq")),
-        ("conll", (".conll", ".bio", ".iob", ".iob2")),
-        ("text", (".txt",)),
-    )
-    for ending in endings
-}
-FORMATS: Final = ("csv", "tsv", "jsonl", "json", "parquet", "conll", "images", "idx", "hub", "label-text", "text")
-ALIASES: Final = {"bio": "conll", "iob": "conll"}
 WITH_LABELS: Final = ("classification", "tagging")
 OF_THE_SET: Final = frozenset({"SP-E103", "SP-E130"})  # errors that skipping rows cannot mend
 
@@ -93,7 +73,7 @@ def read(
     problems of the whole set.
     """
     _refuse_options(kind, on_bad_row)
-    table = _load(source, format or _format(source, labelled=True), encoding, columns)
+    table = load(source, format or format_of(source, labelled=True), encoding, columns)
     return _apply(on_bad_row, _gather(table, columns, kind, labels, labelled=True))
 
 
@@ -111,7 +91,7 @@ def read_inputs(
     `kind` says how labels are read. Standard input is JSON Lines where it starts with `{`. Raises like `read`.
     """
     _refuse_options(kind, on_bad_row)
-    table = _load(source, format or _format(source, labelled=False), encoding, columns, labelled=False)
+    table = load(source, format or format_of(source, labelled=False), encoding, columns, labelled=False)
     return _apply(on_bad_row, _gather(table, columns, table.kind or kind, None, labelled=False))
 
 
@@ -130,7 +110,7 @@ def check(
     found: list[Problem] = []
     data = None
     try:
-        table = _load(source, format or _format(source, labelled=True), encoding, columns)
+        table = load(source, format or format_of(source, labelled=True), encoding, columns)
         found = table.problems
         data = _gather(table, columns, kind, labels, labelled=True)
         found = data.problems + (checks.leakage(train, data) if train else [])
@@ -147,65 +127,6 @@ def _refuse_options(kind: str | None, on_bad_row: str) -> None:
         if value is not None and value not in allowed:
             do = f"use one of them{near(value, list(allowed))}"
             raise DataError("SP-E115", f"'{value[:60]}'", f"one of: {', '.join(allowed)}", do)
-
-
-def _format(source: str | Path, *, labelled: bool) -> str:
-    name = str(source)
-    if name.startswith(HUB):
-        return "hub"
-    if name == STANDARD_INPUT:
-        return "jsonl" if labelled else "stdin"
-    path = Path(source)
-    ending = path.suffix.lower()
-    found = "idx" if MARK in path.name else ENDINGS.get(ending, "images" if ending in PICTURES and not labelled else "")
-    try:
-        found = "images" if path.is_dir() else found
-    except (OSError, ValueError):
-        found = found or "text"  # reading it will say what is wrong with the path
-    if not found or (labelled and found == "text"):
-        return "unknown"
-    return found
-
-
-def _load(source: str | Path, format: str, encoding: str, columns: Columns | None, *, labelled: bool = True) -> Table:
-    format = ALIASES.get(format, format)
-    if encoding != "utf-8" and format in ("hub", "images", "idx", "parquet"):
-        do = "leave data.encoding out"
-        raise DataError("SP-E115", f"encoding for {format} data", "none: it is not a text file", do)
-    if format == "hub":
-        return read_hub(str(source))
-    if format == "idx":
-        return read_idx(Path(source), labelled=labelled)
-    if format == "images" and not labelled and not Path(source).is_dir():
-        return read_picture(Path(source))
-    if format == "images" and Path(source).is_dir():
-        try:
-            return read_images(Path(source), labelled=labelled)
-        except OSError as error:
-            found = (error.strerror or "an unreadable folder").lower()
-            raise DataError("SP-E101", found, "images", "check the permissions", where=display(source)) from None
-    if format == "parquet":
-        return read_parquet(str(source))
-    text = load_text(source, encoding)
-    if format == "stdin":
-        format = "jsonl" if text.text.lstrip().startswith("{") else "text"
-    if format in ("csv", "tsv"):
-        return (read_csv if format == "csv" else read_tsv)(text, columns)
-    if format == "conll":
-        return read_conll(text, tagged=labelled)
-    simple = {"jsonl": read_jsonl, "json": read_json, "label-text": read_label_text}
-    if not labelled:
-        simple["text"] = read_lines
-    if format in simple:
-        return simple[format](text)
-    raise _no_format(text, format)
-
-
-def _no_format(text: Text, format: str) -> DataError:
-    known = [name for name in FORMATS if name not in ("hub", "images", "text")]
-    found = "a file whose format its name does not tell" if format == "unknown" else f"format '{format[:50]}'"
-    do = f"say which, as in --set data.format=label-text (lines of a label and a text){near(format, known)}"
-    return DataError("SP-E102", found, f"one of: {', '.join(known)}", do, where=text.name)
 
 
 def _gather(

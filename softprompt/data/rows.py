@@ -5,15 +5,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from softprompt.data.dataset import ABSENT, CELL_LIMIT, Absent, Columns, Table, TaskKind
 from softprompt.data.problem import Problem, Wrong, quote
 from softprompt.data.profile import as_number
 from softprompt.data.source import DAMAGE, display
-
-if TYPE_CHECKING:
-    from softprompt.example import Example, Label, Raster
+from softprompt.example import Example, Label, Raster
 
 Value = str | tuple[str, ...]
 NULLS: Final = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil"})
@@ -42,9 +40,6 @@ class Built:
 
 def build(table: Table, columns: Columns, kind: TaskKind, *, labelled: bool) -> Built:
     """Examples of all sound rows. Without `labelled`, a label may be missing; one that is there must be sound."""
-    # Imported here because core imports torch, which `softprompt --help` must not wait for.
-    from softprompt.example import Example
-
     built = Built()
     read_text: Callable[[object], Value] = words_of if kind == "tagging" else text_of
     read_label = _label_reader(table, columns, kind, labelled)
@@ -94,8 +89,6 @@ def _refuse_uneven(fields: dict[str, Value], tags: object) -> None:
 
 def _image(cell: object, source: str) -> "Path | Raster":
     """An image in memory, or the path of one, relative to the file that names it."""
-    from softprompt.example import Raster
-
     if isinstance(cell, Raster):
         return cell
     path = cell if isinstance(cell, Path) else Path(source).parent / text_of(cell)

@@ -40,6 +40,16 @@ class Method(nn.Module):
         """Whether the vectors of a method with these options take slots, asked before there is one."""
         return cls.slots
 
+    @classmethod
+    def starts_from_keys(cls, options: dict[str, Any]) -> bool:
+        """Whether a method with these options begins at keys and values of a real text; those without slots do."""
+        return not cls.stands_in_text(options)
+
+    @classmethod
+    def most_tokens(cls, options: dict[str, Any]) -> int | None:
+        """The longest text, in tokens beside the slots, that a method with these options can read; None: any."""
+        return None
+
     def forward(self, batch: Batch, text: Tensor) -> Injection:
         """What this method adds to `batch`; `text` [B, T, H] are frozen token embeddings, for methods that look."""
         raise TypeError(f"{type(self).__name__} must say what it injects")

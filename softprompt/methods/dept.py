@@ -4,6 +4,8 @@ Shi, Lipani 2024, "DePT: Decomposed Prompt Tuning for Parameter-Efficient Fine-t
 the model reads [P; E(x) + A B], A [S, R], B [R, H]. Not to be confused with `dpt`, where the prompt is the product.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -13,19 +15,23 @@ from softprompt.errors import DataError
 from softprompt.methods.base import Group, Method, network_unit
 from softprompt.methods.smop import reads_text
 
+TOKENS = 256  # the paper's longest text
+
 
 class DePT(Method):
     """A prompt `short` [P, H], and a table `places` @ `changes` ([S, R] @ [R, H]) whose row i is added to token i.
 
-    `tokens` is S, the longest text there may be; `pair_rate` is the learning rate of the pair relative to that of the
-    prompt. Stored as it is trained: the factors are smaller than the table, R (S + H) against S H numbers. Raises
-    `ValueError` for a rank that no such table has, `Unsupported` for images.
+    `tokens` is S, the longest text there may be: the template of a run cuts longer ones. `pair_rate` is the learning
+    rate of the pair relative to that of the prompt. Stored as it is trained: the factors are smaller than the table,
+    R (S + H) against S H numbers. Raises `ValueError` for a rank that no such table has, `Unsupported` for images.
     """
 
     paper = 'Shi, Lipani 2024, "DePT: Decomposed Prompt Tuning for Parameter-Efficient Fine-tuning", 2309.05173'
     summary = "P vectors, and a low-rank change of the input embeddings by position"
 
-    def __init__(self, spec: Spec, start: Start, *, rank: int = 30, tokens: int = 256, pair_rate: float = 0.1) -> None:
+    def __init__(
+        self, spec: Spec, start: Start, *, rank: int = 30, tokens: int = TOKENS, pair_rate: float = 0.1
+    ) -> None:
         super().__init__(spec, start)
         reads_text(spec)
         if not 1 <= rank <= min(tokens, spec.hidden):
@@ -40,6 +46,11 @@ class DePT(Method):
         places, changes = torch.zeros(tokens, rank), torch.randn(rank, spec.hidden) * spec.rms
         places[:, 0], changes[0] = 1.0, 0.0
         self.places, self.changes = nn.Parameter(places), nn.Parameter(changes)
+
+    @classmethod
+    @override
+    def most_tokens(cls, options: dict[str, Any]) -> int | None:
+        return int(options.get("tokens", TOKENS))
 
     @override
     def forward(self, batch: Batch, text: Tensor) -> Injection:

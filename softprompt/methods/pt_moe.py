@@ -16,7 +16,7 @@ from softprompt.methods.smop import Router, mean_embedding
 class PTMoE(Method):
     """Factors A [N, P, R] of N experts, one B [R, H] for all, a router with W [N, H] and b [N].
 
-    `rank` 0 is nine tenths of the length, the paper's 36 of 40. Raises `ValueError` for a rank above P or H.
+    `rank` 0 is nine tenths of the length, the paper's 36 of 40. Raises `ValueError` for a rank that no prompt has.
     """
 
     paper = 'Li, Su, Collier 2025, "PT-MoE: An Efficient Finetuning Framework ...", 2505.09519'
@@ -70,7 +70,7 @@ def paper_rank(length: int, hidden: int) -> int:
 
 def factors(embeds: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """A [P, R] and B [R, H], the best of that rank: A B is the nearest to `embeds` [P, H] (Eckart and Young)."""
-    if rank > min(embeds.shape):
+    if not 1 <= rank <= min(embeds.shape):
         raise ValueError(f"rank {rank} of a prompt of {tuple(embeds.shape)}")
     u, sizes, v = torch.linalg.svd(embeds.double(), full_matrices=False)
     root = sizes[:rank].sqrt()

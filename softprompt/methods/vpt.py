@@ -45,6 +45,11 @@ class VisualPromptTuning(Method):
     def stands_in_text(cls, options: dict[str, object]) -> bool:
         return options.get("deep") is False
 
+    @classmethod
+    @override
+    def starts_from_keys(cls, options: dict[str, object]) -> bool:
+        return False  # deep or not, it begins at vectors
+
     @override
     def forward(self, batch: Batch, text: Tensor) -> Injection:
         made = self.drop(self.prompts)

@@ -1,6 +1,8 @@
 """LoRA of PEFT under a prompt: merged exactly, bound to the prompt, and refused where it does not fit."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,21 @@ def test_a_prompt_is_trained_on_an_adapted_backbone_and_bound_to_it(folder: Path
     words = ["predict", str(result.artifact), str(recipe.data.test)]
     spoken = CliRunner().invoke(app, [*words, "--json"])  # the run knows its adapter
     assert spoken.exit_code == 0, spoken.output
+
+
+def test_a_prompt_whose_adapter_is_gone_says_which_folder_it_wants(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = adapter(folder, "gone")
+    made = tiny_runs.recipe(folder, f"backbone.adapter={place}", "train.steps=1")
+    sent = shutil.copy(train(made, tmp_path / "run").artifact, tmp_path)  # a card keeps nobody's paths
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", str(sent), str(made.data.test), "--model", str(made.backbone.name)]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code != 0
+    assert re.search(r"SP-E255 .*'gone'.*put it there", " ".join(str(refused.exception).split()))
+    shutil.copytree(place, tmp_path / "gone")
+    assert CliRunner().invoke(app, words).exit_code == 0
 
 
 def test_lora_then_prompt_by_our_own_hands(folder: Path, model: Path) -> None:

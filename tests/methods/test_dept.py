@@ -15,10 +15,11 @@ import softprompt
 from softprompt.artifact import Artifact
 from softprompt.backbones import wrap
 from softprompt.core import TEXT, Batch, Example, Spec, Start
-from softprompt.errors import DataError, Unsupported
+from softprompt.errors import DataError, RecipeError, Unsupported
 from softprompt.generate import begin
 from softprompt.heads import LanguageModel
 from softprompt.methods.dept import DePT
+from softprompt.plan import build, make_plan
 from softprompt.prompt import Prompt, Task
 from softprompt.template import Template
 
@@ -136,6 +137,49 @@ def test_a_text_longer_than_the_table_is_refused_and_one_as_long_is_not() -> Non
     assert offset(made(tokens=T), data).shape == (3, P + T, H)
     with pytest.raises(DataError, match=rf"SP-E134 found a text of {T} tokens; expected at most {T - 1}"):
         made(tokens=T - 1)(data, torch.zeros(0))
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_a_run_cuts_texts_that_are_longer_than_the_table(name: str, tmp_path: Path) -> None:
+    """Those of the user and those of the canaries; to refuse them instead is the template's own setting."""
+    model, tokens, notes = tiny_runs.open_model(tmp_path, name), 8, list[str]()
+    settings = ["method.name=dept", f"method.options={{rank: 2, tokens: {tokens}}}", "train.epochs=1"]
+    result = softprompt.train(
+        tiny_runs.recipe(tmp_path, *settings, model=name),
+        model=model,
+        run_folder=tmp_path / "run",
+        listen=lambda e: notes.append(e["text"]) if e["event"] == "note" else None,
+    )
+    long = Example({"text": " ".join(f"w{i}" for i in range(10, 40))})
+    row = result.prompt.row(long, labelled=False)
+    assert row.cut > 0
+    assert sum(slot == TEXT for slot in row.slots) == tokens
+    assert any("too long and were cut" in text for text in notes)
+    served = Artifact.load(result.artifact).bind(tiny_runs.open_model(tmp_path, name))
+    assert served.predict([long])[0].scores == pytest.approx(result.prompt.predict([long])[0].scores, abs=1e-5)
+    refusing = tiny_runs.recipe(tmp_path, *settings, "task.truncate=error", model=name)
+    with pytest.raises(DataError, match=rf"SP-E104.*at most {tokens + P}"):
+        build(make_plan(refusing, model), model).row(long, labelled=False)
+
+
+def test_a_limit_of_the_task_that_is_lower_stays(tmp_path: Path) -> None:
+    model = tiny_runs.open_model(tmp_path)
+    limits = [
+        build(make_plan(tiny_runs.recipe(tmp_path, "method.name=dept", *settings), model), model).template.limit
+        for settings in (["method.options={tokens: 40}"], ["method.options={tokens: 40}", "task.max_tokens=20"])
+    ]
+    assert limits == [40 + P, 20]
+
+
+def test_a_stored_one_starts_no_other_run_since_its_table_would_be_lost(tmp_path: Path) -> None:
+    model = tiny_runs.open_model(tmp_path)
+    options = "method.options={rank: 4, tokens: 32}"
+    made = tiny_runs.recipe(tmp_path, "method.name=dept", options, "train.steps=1")
+    stored = softprompt.train(made, model=model, run_folder=tmp_path / "run").artifact
+    for other in (["method.name=prompt_tuning"], ["method.name=dept", options], ["method.name=prefix"]):
+        plan = make_plan(tiny_runs.recipe(tmp_path, *other, f"init.source={stored}"), model)
+        with pytest.raises(RecipeError, match=r"SP-E231 found changes, places, short in"):
+            build(plan, model)
 
 
 @pytest.mark.parametrize(

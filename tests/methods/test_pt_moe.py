@@ -84,7 +84,7 @@ def test_experts_begin_apart_and_may_begin_alike() -> None:
     assert distance.item() == pytest.approx(0.01 * 2**0.5, rel=0.5)
 
 
-@pytest.mark.parametrize("options", [{"rank": P + 1}, {"top_k": 3}, {"experts": 0}])
+@pytest.mark.parametrize("options", [{"rank": P + 1}, {"rank": -1}, {"top_k": 3}, {"experts": 0}])
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"rank|top_k"):
         made(**options)

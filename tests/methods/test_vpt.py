@@ -19,7 +19,9 @@ from softprompt.errors import RecipeError, Unsupported
 from softprompt.heads import Classifier
 from softprompt.methods import find
 from softprompt.methods.vpt import VisualPromptTuning
+from softprompt.plan import Plan, build
 from softprompt.prompt import Prompt
+from softprompt.recipe import make_recipe
 
 
 def built(**options: Any) -> VisualPromptTuning:
@@ -119,6 +121,20 @@ def test_dropout_acts_in_training_only(deep: bool) -> None:
 def test_text_is_refused_and_not_ignored(family: str, deep: bool) -> None:
     with pytest.raises(Unsupported, match="SP-E410"):
         VisualPromptTuning(backbone(family).spec, start(backbone(family)), deep=deep)
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_run_records_no_keys_for_it_so_it_may_be_longer_than_its_images(
+    deep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four images have 64 patches between them."""
+    frozen, length = speakers.speaker("vit"), 100
+    monkeypatch.setattr(frozen, "record", None)
+    settings = {"method": {"name": "vpt", "length": length, "options": {"deep": deep}}, "init": {"kind": "random"}}
+    task = {"kind": "classification", "head": "classifier", "template": "" if deep else "{soft}"}
+    recipe = make_recipe(settings | {"task": task})
+    made = build(Plan(recipe, speakers.examples("classifier", "vit"), [], [], ("bad", "good"), {}), frozen)
+    assert made.method.length == length
 
 
 def whole(deep: bool) -> Prompt:
