@@ -24,7 +24,12 @@ DATA = Path(__file__).parent / "data"
 TASKS = ("questions", "intents", "orders", "reviews", "places")
 ENDINGS = {"orders": "conll"}
 SETTINGS = ("method.name=prefix", "method.length=10", "train.epochs=8")
-LONGER = {"places": ("train.epochs=16",)}  # writing takes longer to learn than naming
+OWN = {  # chosen on dev: the mean of the states says more than the last, and twelve classes and writing take longer
+    "questions": ("task.pool=mean",),
+    "intents": ("task.pool=mean", "train.epochs=15"),
+    "reviews": ("task.pool=mean",),
+    "places": ("train.epochs=16",),
+}
 MIXED = {
     "questions": ("Who painted the ceiling of the old library?", "How do you get wax out of a carpet?"),
     "intents": ("i think i lost my card on the bus", "you took the money from my account twice"),
@@ -55,7 +60,7 @@ def recipe(task: str, model: str, settings: Sequence[str] = ()) -> Recipe:
     """The recipe of one task of the demo; `settings` are `section.key=value` and come last."""
     files = {part: str(DATA / task / f"{part}.{ENDINGS.get(task, 'csv')}") for part in ("train", "dev", "test")}
     values = {"backbone": {"name": model}, "data": files}
-    return make_recipe(override(values, [*SETTINGS, *LONGER.get(task, ()), *settings]))
+    return make_recipe(override(values, [*SETTINGS, *OWN.get(task, ()), *settings]))
 
 
 def train_task(task: str, backbone: Backbone, folder: Path, listen: Listener, settings: Sequence[str] = ()) -> Trained:
