@@ -246,6 +246,21 @@ def line(cell: dict[str, Any]) -> str:
     return f"{head}  {ours[0]:<18} {ours[1]:<18} {operations:<16} {saved}"
 
 
+def save(table: list[dict[str, Any]], rounds: int) -> None:
+    """Write the cells that were measured, with machine and versions."""
+    facts = {
+        "command": "python benchmarks/train.py --save",
+        "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}, 1 thread",
+        "versions": {"torch": torch.__version__, "transformers": tf.__version__, "peft": peft.__version__},
+        "models": {name: {"family": "llama", **sizes} for name, sizes in SIZES.items()},
+        "rounds": rounds,
+        "rows": table,
+    }
+    path = Path(__file__).parent / "results" / "train.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=5)
@@ -267,19 +282,8 @@ def main() -> None:
         for size, count, length, mean in cells:
             table.append(compare(method, size, count, length, mean, chosen.rounds))
             print(line(table[-1]), flush=True)
-    if chosen.save:
-        facts = {
-            "command": "python benchmarks/train.py --save",
-            "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}, 1 thread",
-            "versions": {"torch": torch.__version__, "transformers": tf.__version__, "peft": peft.__version__},
-            "models": {name: {"family": "llama", **sizes} for name, sizes in SIZES.items()},
-            "rounds": chosen.rounds,
-            "rows": table,
-        }
-        path = Path(__file__).parent / "results" / "train.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(facts, indent=1) + "\n")
-        print(f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+            if chosen.save:
+                save(table, chosen.rounds)  # after every cell: a grid takes an hour, and may be stopped
 
 
 if __name__ == "__main__":
