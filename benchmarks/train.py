@@ -13,7 +13,9 @@ import argparse
 import json
 import platform
 import random
+import shlex
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -249,7 +251,7 @@ def line(cell: dict[str, Any]) -> str:
 def save(table: list[dict[str, Any]], rounds: int) -> None:
     """Write the cells that were measured, with machine and versions."""
     facts = {
-        "command": "python benchmarks/train.py --save",
+        "command": shlex.join(["python", "benchmarks/train.py", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}, 1 thread",
         "versions": {"torch": torch.__version__, "transformers": tf.__version__, "peft": peft.__version__},
         "models": {name: {"family": "llama", **sizes} for name, sizes in SIZES.items()},
