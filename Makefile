@@ -44,7 +44,9 @@ runs/extra:
 # Pretrains both embedded backbones (scripts/pretrain/README.md); the finished folders are runs/pretrain-*/model.
 backbone: $(VENV)/.installed runs/extra
 	$(BIN)/python -m scripts.pretrain.train --size nano --tokens 8e6 --out runs/pretrain-nano
-	$(BIN)/python -m scripts.pretrain.train --size tiny --tokens 18e6 --out runs/pretrain-tiny
+	$(BIN)/python -m scripts.pretrain.train --size tiny --tokens 18e6 --out runs/pretrain-tiny-first
+	$(BIN)/python -m scripts.pretrain.train --size tiny --tokens 15e6 --start runs/pretrain-tiny-first/model --teach 4 \
+		--out runs/pretrain-tiny
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -4,10 +4,11 @@
 
 Runs on CPU cores or a GPU, in mixed bfloat16. The hidden matrices are trained by Muon (Jordan et al. 2024;
 torch.optim.Muon), embeddings and norms by AdamW; the rate is constant after a warm-up and falls to zero over the last
-third.
+third. `--start` goes on from finished weights; `--teach` adds lessons of an encoder (teacher.py) to every step.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -26,8 +27,10 @@ from scripts.pretrain.batches import Rows, steps
 from scripts.pretrain.corpus import build
 from scripts.pretrain.measure import measure
 from scripts.pretrain.sizes import SIZES
+from scripts.pretrain.teacher import Tongue, lessons, teach
 
 WARMUP, DECAY = 0.02, 0.35  # shares of the steps
+LESSON = 0.4  # positions of a lesson, as a share of the step's
 SHORT = 160  # tokens up to which plain attention beats the fused kernel on a CPU (its backward pass: by a quarter)
 
 
@@ -40,6 +43,8 @@ class Settings:
     batch: int = 8192  # positions of a step
     lr: float = 4e-3
     seed: int = 0
+    teach: float = 0.0  # weight of the encoder's lessons beside the mean loss of a token; 0: none
+    start: str = ""  # SHA-256 of the weights that it begins with; empty: random ones
 
     @property
     def steps(self) -> int:
@@ -47,7 +52,9 @@ class Settings:
         return self.tokens // self.batch
 
 
-def train(settings: Settings, data: Path, extra: Path, out: Path, device: torch.device) -> LlamaForCausalLM:
+def train(
+    settings: Settings, data: Path, extra: Path, out: Path, device: torch.device, start: Path | None = None
+) -> LlamaForCausalLM:
     """The trained model; states, curve and corpus are kept in `out`, and a run that was stopped goes on from them."""
     size = SIZES[settings.size]
     tokenizer, parts = build(
@@ -56,28 +63,51 @@ def train(settings: Settings, data: Path, extra: Path, out: Path, device: torch.
     torch.manual_seed(settings.seed)
     config = size.config(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = LlamaForCausalLM(config).to(device)
-    optimizers = make_optimizers(model, settings.lr)
-    state = load_state(out, settings, model, optimizers)
-    loss_of = torch.compile(loss, dynamic=False)
+    if start:
+        check_tokenizer(start, out / "corpus" / "tokenizer")
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(str(start), dtype=torch.float32).state_dict())
+    learner = nn.ModuleDict({"model": model, "tongue": Tongue(size.hidden).to(device)})
+    optimizers = make_optimizers(learner, settings.lr)
+    state = load_state(out, settings, learner, optimizers)
+    losses = Losses(torch.compile(loss, dynamic=False), torch.compile(lesson_loss, dynamic=False), settings.teach)
     feed = steps(parts["train"], settings.batch, settings.seed, state["step"])
+    taught = teach(out / "corpus", tokenizer, data, extra, settings.seed) if settings.teach else None
+    lesson = lessons(taught, int(settings.batch * LESSON), settings.seed, state["step"]) if taught else None
     began, saved = time.monotonic() - state["seconds"], time.monotonic()
-    running: list[float] = []
+    running: list[tuple[float, float]] = []
     while state["step"] < settings.steps:
-        batch = next(feed)
-        model.set_attn_implementation("eager" if batch.ids.shape[1] <= SHORT and device.type == "cpu" else "sdpa")
-        running.append(step(model, optimizers, batch, settings, state["step"], loss_of))
+        running.append(
+            step(learner, optimizers, next(feed), next(lesson) if lesson else None, settings, state["step"], losses)
+        )
         state["step"] += 1
         state["seconds"] = time.monotonic() - began
         last = state["step"] == settings.steps
         if state["step"] % 100 == 0 or last:
-            note(out, state, settings, loss=sum(running) / len(running))
+            means = [sum(values) / len(running) for values in zip(*running, strict=True)]
+            note(out, state, settings, loss=means[0], **({"lesson": means[1]} if lesson else {}))
             running = []
         if state["step"] % 1000 == 0 or last:
             note(out, state, settings, **measure(model, parts["held-out"], settings.batch, brief=not last))
         if time.monotonic() - saved > 120 or last:
-            save_state(out, settings, state, model, optimizers)
+            save_state(out, settings, state, learner, optimizers)
             saved = time.monotonic()
     return model
+
+
+def check_tokenizer(start: Path, mine: Path) -> None:
+    """Refuse weights that were trained with other tokens; they would load, and every word would be another one."""
+    first, second = ((folder / "tokenizer.json").read_bytes() for folder in (start, mine))
+    if first != second:
+        raise SystemExit(f"the tokenizer in {start} is not that of the corpus in {mine}: start from weights made of it")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The compiled losses, and what the lesson's weighs."""
+
+    text: Callable[..., Tensor]
+    lesson: Callable[..., Tensor]
+    weight: float
 
 
 def loss(model: nn.Module, ids: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -88,28 +118,50 @@ def loss(model: nn.Module, ids: Tensor, labels: Tensor, weights: Tensor) -> Tens
     return (each * weights.flatten()).sum() / weights.sum()
 
 
+def lesson_loss(learner: nn.ModuleDict, ids: Tensor, ends: Tensor, wanted: Tensor) -> Tensor:
+    """How far the model's states are from naming what the encoder says of texts."""
+    states = learner["model"].model(ids).last_hidden_state  # type: ignore[union-attr, operator]
+    found: Tensor = learner["tongue"](states, ids, ends, wanted)
+    return found
+
+
 def step(
-    model: nn.Module,
+    learner: nn.ModuleDict,
     optimizers: list[Optimizer],
     rows: Rows,
+    lesson: tuple[Tensor, ...] | None,
     settings: Settings,
     number: int,
-    loss_of: Callable[..., Tensor],
-) -> float:
-    """One update of every weight; returns the loss."""
+    losses: Losses,
+) -> tuple[float, float]:
+    """One update of every weight; returns the loss on text and on the lesson."""
+    model = learner["model"]
     device = next(model.parameters()).device
     share = factor(number, settings.steps)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * share
         optimizer.zero_grad(set_to_none=True)
+    attend(model, rows.ids, device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        made = loss_of(model, rows.ids.to(device), rows.labels.to(device), rows.weights.to(device))
+        made = losses.text(model, rows.ids.to(device), rows.labels.to(device), rows.weights.to(device))
     made.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    taught = torch.zeros(())
+    if lesson:
+        attend(model, lesson[0], device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            taught = losses.lesson(learner, *(part.to(device) for part in lesson))
+        (losses.weight * taught).backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
-    return made.item()
+    return made.item(), taught.item()
+
+
+def attend(model: nn.Module, ids: Tensor, device: torch.device) -> None:
+    """Choose the faster attention for rows of this length."""
+    short = ids.shape[1] <= SHORT and device.type == "cpu"
+    model.set_attn_implementation("eager" if short else "sdpa")  # type: ignore[operator]
 
 
 def factor(number: int, total: int) -> float:
@@ -119,9 +171,9 @@ def factor(number: int, total: int) -> float:
 
 
 def make_optimizers(model: nn.Module, lr: float) -> list[Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms; steps of both have a like size."""
-    matrices = [w for name, w in model.named_parameters() if w.ndim == 2 and "embed" not in name]
-    rest = [w for name, w in model.named_parameters() if w.ndim != 2 or "embed" in name]
+    """Muon for the matrices inside the layers, AdamW for all else; steps of both have a like size."""
+    matrices = [w for name, w in model.named_parameters() if w.ndim == 2 and ".layers." in name]
+    rest = [w for name, w in model.named_parameters() if not (w.ndim == 2 and ".layers." in name)]
     muon = Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
     return [muon, AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -173,6 +225,10 @@ def main() -> None:
     arguments.add_argument("--lr", type=float, default=Settings.lr)
     arguments.add_argument("--batch", type=int, default=Settings.batch, help="positions of a step")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--teach", type=float, default=0.0, help="weight of the encoder's lessons; 0: none")
+    arguments.add_argument(
+        "--start", type=Path, help="folder of finished weights with the same tokenizer to go on from"
+    )
     arguments.add_argument("--threads", type=int, help="CPU threads")
     arguments.add_argument("--data", type=Path, default=Path("../shared/data"))
     arguments.add_argument("--extra", type=Path, default=Path("runs/extra"), help="WordNet and VADER; see README.md")
@@ -180,10 +236,11 @@ def main() -> None:
     given = arguments.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    settings = Settings(given.size, int(given.tokens), given.batch, given.lr, given.seed)
+    began = hashlib.sha256((given.start / "model.safetensors").read_bytes()).hexdigest() if given.start else ""
+    settings = Settings(given.size, int(given.tokens), given.batch, given.lr, given.seed, given.teach, began)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = train(settings, given.data, given.extra, given.out, device)
-    finish(model, given.out)
+    model = train(settings, given.data, given.extra, given.out, device, given.start)
+    finish(model, given.out, given.start)
 
 
 if __name__ == "__main__":
