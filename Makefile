@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types bench results backbone clean
+.PHONY: demo test soak lint types bench bench-methods bench-claims results backbone clean
 
 # The stamp is newer than the files that decide what is installed, so an up-to-date environment costs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,8 +26,21 @@ types: $(VENV)/.installed
 test: lint types
 	$(BIN)/pytest
 
+# A minute of sixteen clients while prompts come and go; the suite has ten seconds of it.
+soak: $(VENV)/.installed
+	SOAK_SECONDS=60 $(BIN)/pytest -n 0 -s tests/serve/test_end_to_end.py -k sixteen
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/train.py --save
+
+# Both do only what their files of results lack, for the weights at hand; several may run at once on different seeds.
+bench-methods: $(VENV)/.installed
+	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/methods.py --page
+
+bench-claims: $(VENV)/.installed
+	$(BIN)/python benchmarks/claims.py
+	$(BIN)/python benchmarks/claims.py --page
 
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/results.py

@@ -1,144 +1,110 @@
 """Is the importance of XPrompt worth anything: its mask against random and reversed masks of the same size.
 
-    python benchmarks/xprompt_order.py [--backbone minilm] [--task trec] [--seeds 0,1,2] [--length 20] [--save]
+    python benchmarks/xprompt_order.py [--seeds 0,1,2] [--ratios 0.5,0.8] [--rows 500] [--epochs 3] [--save FILE]
 
-A prompt is trained; the most important vectors, as many random ones, or the least important ones are kept, rewound and
-trained again, at each `--ratios`. Test scores right after pruning (with the trained head of the run) and after training
-again, mean ± over seeds. Nothing is chosen on the test examples. `--save` writes benchmarks/results/xprompt_order.json.
+TREC with the embedded backbone. A prompt is trained; the most important vectors, as many random ones, or the least
+important ones are kept, rewound and trained again, at each ratio. Test scores right after pruning and after training
+again, mean ± over seeds. Nothing is chosen on the test examples. benchmarks/claims.py does the same, resumably.
 """
 
 import argparse
 import json
-import platform
 import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
-from results import DATA, combined, model_path, parts, show, write
+from methods import judged
+from results import DATA
+from runs import Run, facts, mean, numbers
+from tasks import TASKS, Task, recipe
+from verdicts import Found, Verdict, chain
 
 from softprompt import load_backbone
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
-from softprompt.evaluate import scores
-from softprompt.metrics import Score
+from softprompt.backbones.embedded import TINY
 from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.pruning import Search, importance, narrowed, strongest
-from softprompt.recipe import make_recipe
-from softprompt.stages import left
-from softprompt.training import reopen, train
+from softprompt.stages import stage
+from softprompt.training import reopen
 
-HERE = Path(__file__).parent
 MASKS = ("important", "random", "reversed")
-Found = dict[tuple[str, str], list[Score]]  # test scores of every seed, by mask and moment
+MOMENTS = ("pruned", "trained again")
+RATIOS = (0.5, 0.8)
+VARIANTS = ("whole", *(f"{mask} {ratio:g} {moment}" for mask in MASKS for ratio in RATIOS for moment in MOMENTS))
 
 
-def tested(prompt: Prompt, plan: Plan) -> Score:
+def tested(prompt: Prompt, plan: Plan) -> Run:
     """The deciding metric on the test examples."""
-    return scores(prompt, plan.test, plan.recipe.task.metric, prompt.predict(plan.test))[0]
+    return judged(plan, [prediction.answer for prediction in prompt.predict(plan.test)])
 
 
-def recipe(chosen: argparse.Namespace, files: dict[str, str], seed: int) -> Any:
-    return make_recipe(
-        {
-            "backbone": {"name": model_path(chosen.backbone)},
-            "data": files,
-            "task": {"head": "classifier"},  # neither model can answer in words
-            "method": {"name": "prompt_tuning", "length": chosen.length},
-            "train": {"epochs": chosen.epochs, "seed": seed, "threads": 1},
-        }
-    )
+def orders(real: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
+    """By what each mask keeps: importance [P, 1], chance, and importance turned around."""
+    chance = torch.rand(real.shape, generator=torch.Generator().manual_seed(seed))
+    return dict(zip(MASKS, (real, chance, -real), strict=True))
 
 
-def one(backbone: Backbone, chosen: argparse.Namespace, seed: int, found: Found) -> None:
-    """One seed: the run, its scores, and every mask of every ratio."""
+def one(task: Task, backbone: Backbone, seed: int, ratios: tuple[float, ...] = RATIOS) -> dict[str, Run]:
+    """One seed: test scores of the run, and of every mask of every ratio, by a name such as "random 0.5 pruned"."""
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = parts(chosen.task, chosen.rows, chosen.test)
-        files = {part: write(rows, folder / f"{part}.csv") for part, rows in made.items()}
-        train(recipe(chosen, files, seed), folder / "run", backbone=backbone)
+        first = stage(recipe("trec", task, seed, folder), folder / "run", backbone=backbone)
         plan, _ = reopen(folder / "run", backbone)
-        artifact = Artifact.load(left(folder / "run").artifact)
-        found["prompt tuning", "trained"].append(tested(artifact.bind(backbone), plan))
-        everything = torch.ones(chosen.length, 1, dtype=torch.bool)
-        whole = Search(plan, artifact, backbone, folder, 1, lambda event: None)
-        real = importance(whole.rewound(everything), plan.train, 1)
-        order = {
-            "important": real,
-            "random": torch.rand(real.shape, generator=torch.Generator().manual_seed(seed)),
-            "reversed": -real,
-        }
-        for kind, by in order.items():
+        artifact = Artifact.load(first.artifact)
+        found = {"whole": tested(artifact.bind(backbone), plan)}
+        search = Search(plan, artifact, backbone, folder, 1, lambda event: None)
+        everything = torch.ones(len(search.vectors), 1, dtype=torch.bool)
+        by = orders(importance(search.rewound(everything), plan.train, 1), seed)
+        for kind, scores in by.items():
             search = Search(plan, artifact, backbone, folder / kind, 1, lambda event: None)
-            for ratio in chosen.ratios:
-                mask = narrowed(everything, strongest(by, ratio))
-                found[f"{kind}, {ratio:g} removed", "pruned"].append(tested(search.rewound(mask), plan))
+            for ratio in ratios:
+                mask = narrowed(everything, strongest(scores, ratio))
                 again = Artifact.load(search.retrained(mask).artifact).bind(backbone)
-                found[f"{kind}, {ratio:g} removed", "trained again"].append(tested(again, plan))
-                print(
-                    seed,
-                    kind,
-                    ratio,
-                    *(found[f"{kind}, {ratio:g} removed", m][-1] for m in ("pruned", "trained again")),
-                )
+                made = (search.rewound(mask), again)
+                for moment, prompt in zip(MOMENTS, made, strict=True):
+                    found[f"{kind} {ratio:g} {moment}"] = tested(prompt, plan)
+    return found
 
 
-def facts(chosen: argparse.Namespace, found: Found) -> dict[str, Any]:
-    """Everything that was found, and with what."""
-    rows = []
-    for (mask, moment), values in found.items():
-        summary = combined(values)
-        rows.append({"mask": mask, "moment": moment, "mean": summary.as_dict(), "seeds": [v.value for v in values]})
-    return {
-        "command": "python benchmarks/xprompt_order.py --save",
-        "settings": vars(chosen),
-        "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}, 1 thread",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "ordering": {str(ratio): ordering(found, ratio) for ratio in chosen.ratios},
-        "rows": rows,
-    }
-
-
-def ordering(found: Found, ratio: float) -> dict[str, bool]:
-    """Whether the means stand as in the paper, for both moments."""
-    held = {}
-    for moment in ("pruned", "trained again"):
-        means = [combined(found[f"{kind}, {ratio:g} removed", moment]).value for kind in MASKS]
-        held[moment] = means[0] > means[1] > means[2]
-    return held
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--task", default="trec")
-    parser.add_argument("--seeds", default="0,1,2", type=lambda text: [int(part) for part in text.split(",")])
-    parser.add_argument("--ratios", default="0.5,0.8", type=lambda text: [float(part) for part in text.split(",")])
-    parser.add_argument("--length", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=1000, help="training rows")
-    parser.add_argument("--test", type=int, default=600, help="test rows")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/xprompt_order.json")
-    return parser.parse_args()
+def judge(found: Found) -> list[Verdict]:
+    """The ordering of masks at both moments, and whether the best mask is better than none."""
+    verdicts = []
+    for ratio in RATIOS:
+        for moment in MOMENTS:
+            one = chain(found, [f"{mask} {ratio:g} {moment}" for mask in MASKS], list(MASKS))
+            verdicts.append(replace(one, numbers=f"{ratio:.0%} of the vectors removed, {moment}: {one.numbers}"))
+        one = chain(found, [f"important {ratio:g} trained again", "whole"], ["XPrompt", "prompt tuning"])
+        verdicts.append(replace(one, numbers=f"{ratio:.0%} removed: {one.numbers}"))
+    return verdicts
 
 
 def main() -> None:
-    chosen = arguments()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--ratios", type=lambda text: tuple(map(float, text.split(","))), default=RATIOS)
+    parser.add_argument("--rows", type=int, default=500, help="training rows")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--test", type=int, default=500, help="test rows")
+    parser.add_argument("--save", type=Path, help="a JSON file for all that was found")
+    chosen = parser.parse_args()
     if not DATA.exists():
         raise SystemExit("no real data beside the repository")
-    backbone, found = load_backbone(model_path(chosen.backbone)), defaultdict(list)
+    task = Task(chosen.rows, chosen.epochs, chosen.test, TASKS["trec"].recipe)
+    backbone, found = load_backbone(TINY), defaultdict(list)
     for seed in chosen.seeds:
-        one(backbone, chosen, seed, found)
-    for (mask, moment), values in found.items():
-        print(f"{mask:<28} {moment:<14} {show(combined(values))}")
-    made = facts(chosen, found)
-    print("the paper's ordering:", made["ordering"])
+        for variant, run in one(task, backbone, seed, chosen.ratios).items():
+            found[variant].append(run)
+            print(seed, variant, mean([run]), flush=True)
+    for variant, runs in found.items():
+        print(f"{variant:<28} {mean(runs)}")
     if chosen.save:
-        path = HERE / "results" / "xprompt_order.json"
-        path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        settings = {name: value for name, value in vars(chosen).items() if name != "save"}
+        chosen.save.write_text(json.dumps(facts(backbone) | {"settings": settings, "runs": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from softprompt.artifact import Artifact
     from softprompt.backbones import Backbone, load_backbone
     from softprompt.core import Batch, Example, Injection
+    from softprompt.ensemble import Ensemble
     from softprompt.errors import SoftpromptError
     from softprompt.estimator import PromptClassifier
     from softprompt.methods import Method
@@ -24,6 +25,7 @@ _HOMES = {
     "Artifact": "artifact",
     "Backbone": "backbones",
     "Batch": "core",
+    "Ensemble": "ensemble",
     "Example": "core",
     "Injection": "core",
     "Method": "methods",
@@ -40,6 +42,7 @@ __all__ = [
     "Artifact",
     "Backbone",
     "Batch",
+    "Ensemble",
     "Example",
     "Injection",
     "Method",

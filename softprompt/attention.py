@@ -18,7 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from softprompt.core import Pair, Prefix
 from softprompt.errors import Unsupported
-from softprompt.packed import Packed
+from softprompt.packed import Packed, Several
 
 NAME = "softprompt"
 Bias = Callable[[int, int, int], Tensor]  # (P, queries, keys) -> [1, heads, queries, P]: T5's relative positions
@@ -72,7 +72,7 @@ def attend(
     attention_mask: Tensor | None,
     *,
     prefixes: Prefixes | None = None,
-    packed: Packed | None = None,
+    packed: Packed | Several | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention over [prefix; keys], or over one row that holds a whole batch (`packed`).

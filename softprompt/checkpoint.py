@@ -54,9 +54,10 @@ def save(folder: Path, state: State, keep: int = 3) -> Path:
     return path
 
 
-def newest(folder: Path) -> tuple[State | None, list[str]]:
+def newest(folder: Path, limit: int | None = None) -> tuple[State | None, list[str]]:
     """The newest valid state of `folder`, or None, and one line for each newer file that had to be passed over.
 
+    With a `limit`, states of later steps than that are left aside.
     A folder that does not exist holds no state; one that cannot be listed raises TrainingError SP-E504.
     """
     notes: list[str] = []
@@ -68,6 +69,8 @@ def newest(folder: Path) -> tuple[State | None, list[str]]:
         found, do = (error.strerror or str(error)).lower(), "check the path and that you may read it"
         raise TrainingError("SP-E504", found, "the folder of a run", do, where=str(folder)) from error
     for step, path in states:
+        if limit is not None and step > limit:
+            continue
         try:
             return _decode(read_regular(path, LIMIT), step, str(path)), notes
         except SoftpromptError as error:

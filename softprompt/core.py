@@ -16,10 +16,12 @@ __all__ = [
     "IGNORE",
     "TEXT",
     "Batch",
+    "Below",
     "Example",
     "Injection",
     "Kind",
     "Label",
+    "Lesson",
     "Output",
     "Packing",
     "Pair",
@@ -27,6 +29,7 @@ __all__ = [
     "Row",
     "Spec",
     "Start",
+    "entry",
     "move",
 ]
 
@@ -36,7 +39,17 @@ TEXT = -1  # a slot value: this position holds a token, not a prompt vector
 Kind = Literal["causal", "encoder", "seq2seq", "vision"]
 Pair = tuple[Tensor, Tensor]  # keys and values, each [1|B, K, P, D]
 Prefix = tuple[Pair | None, ...]  # one entry a layer; None: nothing enters there
-Moved = TypeVar("Moved", "Batch", "Injection", "Packing")
+Lesson = tuple[Tensor, Tensor]  # [P] ids of the tokens that vectors stand for, or IGNORE; and [P], how much each counts
+Moved = TypeVar("Moved", "Batch", "Below", "Injection", "Packing")
+
+
+@dataclass(frozen=True)
+class Below:
+    """What a layer reads where nothing trained enters below it: computed once, and given instead of those layers."""
+
+    states: Tensor  # [T, H] of a row, [B, T, H] of a batch, [1, N, H] of a packed one
+    layer: int  # the first layer that is still to run
+    before: int  # P: how many places of a prefix the positions of the tokens count
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Batch:
     answer: Tensor | None = None  # [B, T] bool; True at tokens of an answer that the row holds; None: no row holds one
     vectors: int = -1  # prompt vectors that the slots ask for; counted when not given
     packing: "Packing | None" = None  # the same rows as one row, where they are to be run as one
+    below: Below | None = None  # states to start from instead of the tokens; padding is zero
 
     def __post_init__(self) -> None:
         if self.vectors < 0:  # counted once, on the CPU, so that checks cost no device synchronisation later
@@ -87,6 +101,7 @@ class Packing:
     home: Tensor  # [B, T - front], which token of the row stands there; at padding, the last of its row
     places: Tensor  # [J], the tokens that have a label, row by row
     labels: Tensor  # [J, 1], their labels
+    below: Below | None = None  # as of the batch
 
     @property
     def longest(self) -> int:
@@ -105,6 +120,7 @@ class Injection:
     deep: tuple[Tensor, ...] | None = None  # L of [1|B, P, H]: layer inputs the backbone turns into a prefix
     prefix_mask: Tensor | None = None  # [B, P] bool, only where rows have prefixes of different length
     penalty: Tensor | None = None  # [], added to the loss
+    lesson: Lesson | None = None  # tokens of the prompt that a causal model is to predict too, in training
     decoder: "Injection | None" = None  # the same for the decoder of an encoder-decoder
 
 
@@ -141,6 +157,7 @@ class Start:
     decoder: Prefix | None = None
     cross: Prefix | None = None
     note: str = ""  # how it was made, for the log and the card
+    ids: Tensor | None = None  # [P] int64, where `embeds` are the embeddings of these tokens
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,15 @@ class Row:
     pixels: Tensor | None = None  # [channels, height, width]
     cut: int = 0  # tokens that did not fit and were left out
     answer: int = 0  # how many of the last ids belong to the answer: those that training reads and generation writes
+    below: Below | None = None  # states that training starts from instead of `ids`
+
+
+def entry(injection: Injection) -> int:
+    """The first layer that something injected enters; 0 also for what enters with the tokens, or in another way."""
+    others = {f.name for f in fields(Injection)} - {"prefix", "penalty", "lesson"}
+    if injection.prefix is None or any(getattr(injection, name) is not None for name in others):
+        return 0
+    return next((i for i, pair in enumerate(injection.prefix) if pair is not None), 0)
 
 
 def move(value: Moved, device: torch.device) -> Moved:
@@ -169,6 +195,8 @@ def move(value: Moved, device: torch.device) -> Moved:
         if isinstance(x, Injection):
             return move(x, device)
         if isinstance(x, Packing):
+            return move(x, device)
+        if isinstance(x, Below):
             return move(x, device)
         if isinstance(x, tuple):
             return tuple(send(y) for y in x)

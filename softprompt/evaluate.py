@@ -18,6 +18,7 @@ from softprompt.prompt import Prediction, Prompt, by_length
 
 if TYPE_CHECKING:
     from softprompt.comparators import Comparator
+    from softprompt.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def score(kind: TaskKind, metric: str, answers: Sequence[Any], examples: Sequenc
     return find_metric(metric)(answers, references(kind, examples), **options)
 
 
-def scores(prompt: Prompt, examples: Sequence[Example], first: str, predictions: Sequence[Prediction]) -> list[Score]:
+def scores(
+    prompt: "Prompt | Ensemble", examples: Sequence[Example], first: str, predictions: Sequence[Prediction]
+) -> list[Score]:
     """Every metric of the task, the deciding one first."""
     kind = prompt.task.kind
     counts = Counter(str(example.label) for example in examples)

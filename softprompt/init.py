@@ -59,7 +59,8 @@ def make_start(
         embeds = torch.randn(length, backbone.spec.hidden, generator=generator) * backbone.spec.rms
         note = f"normal, in the scale of the embeddings (rms {backbone.spec.rms:.3g})"
     if not keys:
-        return Start(embeds, note=note)
+        exact = kind in ("text", "vocabulary")
+        return Start(embeds, ids=torch.tensor(ids) if exact else None, note=note)
     start = recorded_start(backbone, tokens_only(torch.tensor([ids], device=backbone.device)), embeds, length, note)
     return randomised(start, generator) if kind == "random" else start
 
@@ -158,7 +159,7 @@ def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> S
     if stored.keys() == {"prompt"} and not keys:  # more would be left behind without a word
         if stored["prompt"].shape != method_start.embeds.shape:
             raise mismatch(where, tuple(stored["prompt"].shape), tuple(method_start.embeds.shape))
-        return replace(method_start, embeds=stored["prompt"].float(), note=f"prompt {where}")
+        return replace(method_start, embeds=stored["prompt"].float(), ids=None, note=f"prompt {where}")
     sides = {"encoder": method_start.prefix, "decoder": method_start.decoder, "cross": method_start.cross}
     units = {side: stored.get(f"stacks.{side}.unit", torch.ones(())) for side in sides}
     given = {side: stored[name] * units[side] for side in sides if (name := f"stacks.{side}.prefix") in stored}

@@ -57,7 +57,7 @@ def make_optimizer(section: OptimSection, groups: list[Group], head: nn.Module) 
     given = [{"params": group, "lr": rate} for group, rate in zip(parameters, rates, strict=True)]
     if section.name == "adafactor":
         return Adafactor(given, weight_decay=section.weight_decay), rates
-    fused = all(weight.device.type == "cpu" for group in parameters for weight in group)  # up to five times faster
+    fused = all(weight.device.type in ("cpu", "cuda") for group in parameters for weight in group)  # up to 5 x faster
     return torch.optim.AdamW(given, weight_decay=section.weight_decay, fused=fused), rates
 
 

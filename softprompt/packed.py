@@ -6,6 +6,7 @@ of the whole put in, the backward pass of each part is the backward pass of its 
 (Juravsky et al. 2024, arXiv:2402.05099) uses it to serve, Prefix Grouper (arXiv:2506.05433) to train.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -122,6 +123,26 @@ class Packed:
         if window is not None:
             seen &= distance < window
         return F.pad(seen, (length, 0), value=True)  # a prefix is always in sight, as in `attention.widen`
+
+
+class Several:
+    """Packed rows one after the other in one row: each attends within itself, with the prefix that is its own."""
+
+    def __init__(self, rows: Sequence[Packed]) -> None:
+        self.rows, self.mask = rows, rows[0].mask
+        self.tokens = [row.packing.columns.shape[1] for row in rows]
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **others: Any
+    ) -> Tensor:
+        """As `Packed.attend`, for the tokens of all rows."""
+        parts = zip(self.rows, *(torch.split(x, self.tokens, 2) for x in (query, key, value)), strict=True)
+        return torch.cat([row.attend(module, q, k, v, mask, **others) for row, q, k, v in parts], 1)
+
+    def check(self) -> None:
+        """As `Packed.check`, of every row."""
+        for row in self.rows:
+            row.check()
 
 
 def unpackable(found: str) -> Unsupported:

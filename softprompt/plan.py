@@ -14,6 +14,7 @@ import torch
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
+from softprompt.backbones.precision import check_precision
 from softprompt.choices import (
     check_words,
     choose_head,
@@ -160,6 +161,8 @@ def refuse_leaks(data: Dataset, seen: list[Example], part: list[Example], what: 
 
 def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]) -> Recipe:
     """The recipe with every `auto` decided."""
+    if recipe.train.precision == "bfloat16":
+        check_precision(torch.bfloat16, backbone.device, "train.precision")
     method = find(recipe.method.name)
     check_options(method, recipe.method.options)
     kind = data.kind if recipe.task.kind == "auto" else recipe.task.kind

@@ -15,6 +15,7 @@ from softprompt.core import IGNORE, Batch, Example, Injection, Output, Row, move
 from softprompt.data import TaskKind
 from softprompt.errors import DataError, near
 from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer, columns
+from softprompt.lessons import lesson_loss, with_lesson
 from softprompt.methods import Method
 from softprompt.template import Template
 
@@ -47,6 +48,7 @@ class Prompt(nn.Module):
         self.task = task
         self.index = {label: i for i, label in enumerate(task.labels)}
         self.packs = False  # True: `loss` runs a batch as one row, where the backbone can (softprompt.engine)
+        self.fewest = 2  # rows of a batch that runs as one row: one has nothing to share, unless others stand beside it
 
     backbone: Backbone
 
@@ -140,7 +142,7 @@ class Prompt(nn.Module):
     def batch(self, rows: Sequence[Row], side: str = "right") -> Batch:
         """Rows as one batch on the backbone's device."""
         batch = collate(list(rows), self.template.filler, side)  # type: ignore[arg-type]
-        return move(replace(batch, packing=pack(batch)) if self.packs else batch, self.backbone.device)
+        return move(replace(batch, packing=pack(batch, self.fewest)) if self.packs else batch, self.backbone.device)
 
     def inject(self, batch: Batch) -> Injection:
         """What the method adds to a batch."""
@@ -157,6 +159,8 @@ class Prompt(nn.Module):
     def answer(self, batch: Batch, injection: Injection) -> Output:
         """As `forward`, with an injection that was made before."""
         wanted = columns(batch) if self.head.reads == "logits" else None
+        if injection.lesson is not None:
+            wanted = with_lesson(batch, injection.lesson, wanted)
         output: Output = self.backbone(batch, injection, columns=wanted)
         return output
 
@@ -168,17 +172,23 @@ class Prompt(nn.Module):
         seen = replace(batch, labels=batch.packing.labels) if logits else batch  # every label is a row of its own
         return self.backbone.packed(batch, injection, logits=logits), seen
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The summed loss [] of a batch; divide by `head.count`."""
-        return self.judge(batch)[0]
+    def loss(self, batch: Batch, injection: Injection | None = None) -> Tensor:
+        """The summed loss [] of a batch; divide by `head.count`. An injection that was made before is used as it is."""
+        return self.judge(batch, injection)[0]
 
-    def judge(self, batch: Batch) -> tuple[Tensor, Output, Batch]:
+    def judge(self, batch: Batch, injection: Injection | None = None) -> tuple[Tensor, Output, Batch]:
         """The summed loss [], and what it was read from."""
-        injection = self.inject(batch)
+        injection = self.inject(batch) if injection is None else injection
         output, seen = self.outcome(batch, injection)
+        return self.weigh(batch, injection, output, seen), output, seen
+
+    def weigh(self, batch: Batch, injection: Injection, output: Output, seen: Batch) -> Tensor:
+        """The summed loss [] of an outcome, with what the method adds to it."""
         loss = self.head.loss(output, seen)
+        if injection.lesson is not None:
+            loss = loss + lesson_loss(output, batch, injection.lesson)
         penalty = injection.penalty
-        return loss if penalty is None else loss + penalty * self.head.count(batch), output, seen
+        return loss if penalty is None else loss + penalty * self.head.count(batch)
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], *, batch_size: int = 32, **generation: Any) -> list[Prediction]:

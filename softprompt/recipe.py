@@ -126,6 +126,11 @@ class TrainSection(Section):
     engine: Literal["auto", "plain", "packed"] = Field(
         "auto", description="packed: a batch as one row, the prompt run once; plain: padded; auto: packed where exact"
     )
+    cache: Literal["auto", "memory", "file", "none"] = Field(
+        "auto", description="states below the layer where the prompt enters, kept over epochs; auto: memory, if of use"
+    )
+    cache_folder: str | None = Field(None, description="for cache=file, shared by runs; the run's own if not given")
+    cache_bytes: int = Field(2_000_000_000, ge=0, description="nothing is kept where it would be more")
     precision: Literal["auto", "bfloat16"] = Field("auto", description="auto: the backbone's type; bfloat16: mixed")
     save_seconds: float = Field(1.0, gt=0, description="longest time between saved training states")
     seed: int = 0
@@ -135,6 +140,14 @@ class TrainSection(Section):
         (), description="train these on the same plan and report them beside the prompt"
     )
 
+    @field_validator("cache_folder")
+    @classmethod
+    def of_a_file(cls, folder: str | None, info: ValidationInfo) -> str | None:
+        """Refuse a folder that nothing would be written to."""
+        if folder is not None and info.data.get("cache") != "file":
+            raise ValueError("no folder, or train.cache=file beside it")
+        return folder
+
 
 PATHS = (
     ("backbone", "name"),
@@ -143,6 +156,7 @@ PATHS = (
     ("data", "dev"),
     ("data", "test"),
     ("init", "source"),
+    ("train", "cache_folder"),
 )
 
 

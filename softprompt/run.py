@@ -49,11 +49,14 @@ class Run:
             parts[part][rest] = tensor
         restore(prompt, parts["now"])
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        fused = any(group.get("fused") for group in optimizer.param_groups)
         for name, tensor in parts["optimizer"].items():
             index, _, key = name.partition("/")
             weight = weights[int(index)]
-            # In the layout of the weight: the fused optimiser walks both by the same strides.
-            optimizer.state[weight][key] = tensor if key == "step" else torch.empty_like(weight).copy_(tensor)
+            if key == "step":  # the fused optimiser counts on the device of the weight, others on the CPU
+                optimizer.state[weight][key] = tensor.to(weight.device if fused else "cpu")
+            else:  # in the layout of the weight: the fused optimiser walks both by the same strides
+                optimizer.state[weight][key] = torch.empty_like(weight).copy_(tensor)
         meta: Any = state.meta
         return cls(state.step, parts["best"], meta["history"], meta["worse"])
 
@@ -98,7 +101,7 @@ class Log:
                     event = json.loads(line)
                 except json.JSONDecodeError:  # the line that was being written when the run died
                     continue
-                if event["step"] <= step:
+                if step and event["step"] <= step:  # at step 0 everything runs again, also what is logged before it
                     kept.append(line + "\n")
         write_atomically(path, "".join(kept).encode())
         self.file = path.open("a", encoding="utf-8")

@@ -19,10 +19,12 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, load_backbone
 from softprompt.checkpoint import State
 from softprompt.core import Batch, Row
-from softprompt.engine import choose
+from softprompt.cost import announce
+from softprompt.engine import choose, once
 from softprompt.errors import TrainingError
 from softprompt.evaluate import Report, evaluate
 from softprompt.files import sweep, write_atomically
+from softprompt.frozen import remember
 from softprompt.methods import check_options, find
 from softprompt.optim import clip, factor, make_optimizer
 from softprompt.plan import Plan, build, make_plan
@@ -134,6 +136,19 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
     untrained = snapshot(prompt)
     best, history = fit(prompt, plan, place, state, listen)
     restore(prompt, best)
+    return deliver(prompt, plan, place, untrained, history, began, listen)
+
+
+def deliver(
+    prompt: Prompt,
+    plan: Plan,
+    place: Path,
+    untrained: dict[str, Tensor],
+    history: list[Event],
+    began: float,
+    listen: Listener,
+) -> Result:
+    """Score a trained prompt and write what its run leaves: prompt.safetensors and report.json."""
     report = evaluate(prompt, plan, untrained=untrained, history=history, listen=listen)
     report = replace(report, seconds=time.monotonic() - began)
     path = place / "prompt.safetensors"
@@ -149,15 +164,13 @@ def fit(
 ) -> tuple[dict[str, Tensor], list[Event]]:
     """Train until the steps are done or dev stops improving; the best tensors and the history of dev scores."""
     settings = plan.recipe.train
-    rows = [prompt.row(example) for example in plan.train]
-    warn_cut(rows, listen)
-    optimizer, rates = make_optimizer(plan.recipe.optim, prompt.method.groups(), prompt.head)
+    rows, optimizer, rates = prepared(prompt, plan, listen)
+    with mixed(prompt.backbone, settings.precision):
+        rows = remember(prompt, plan, rows, place, listen)
     every = settings.evaluate_every or plan.steps_per_epoch
-    prompt.backbone.recompute(settings.checkpointing)
-    first = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, 0)[: settings.batch_size]
-    choose(prompt, [rows[i] for i in first], settings.engine, listen)  # before the state: the choice is not part of it
     run = Run.new(prompt) if state is None else Run.of(state, prompt, optimizer)
     log = Log(place / "log.jsonl", run.step)
+    announce(prompt, plan, rows, run.step, log, listen)
     states = place / "states"
     states.mkdir(exist_ok=True)
     saved, cost = time.monotonic(), 0.0
@@ -186,10 +199,43 @@ def fit(
     return run.best, run.history
 
 
+def prepared(prompt: Prompt, plan: Plan, listen: Listener) -> tuple[list[Row], torch.optim.Optimizer, list[float]]:
+    """What steps need: encoded rows, the optimiser and its rates; decides how batches run, before any state is read."""
+    settings = plan.recipe.train
+    rows = [prompt.row(example) for example in plan.train]
+    warn_cut(rows, listen)
+    optimizer, rates = make_optimizer(plan.recipe.optim, prompt.method.groups(), prompt.head)
+    prompt.backbone.recompute(settings.checkpointing)
+    first = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, 0)[: settings.batch_size]
+    choose(prompt, [rows[i] for i in first], settings.engine, listen)  # before the state: the choice is not part of it
+    return rows, optimizer, rates
+
+
 def step(
     prompt: Prompt, plan: Plan, rows: list[Row], optimizer: torch.optim.Optimizer, rates: list[float], number: int
 ) -> tuple[float, float, int]:
     """One optimiser step over `accumulate` batches; the mean loss, the size of the gradient, and tokens computed."""
+    settings = plan.recipe.train
+    batches = ready(prompt, plan, rows, optimizer, rates, number)
+    count = sum(prompt.head.count(batch) for batch in batches)
+    total = 0.0
+    with mixed(prompt.backbone, settings.precision):
+        shared = once(prompt, len(batches))
+    for batch in batches:
+        with mixed(prompt.backbone, settings.precision):
+            loss = prompt.loss(batch, None if shared is None else shared.injection) / max(1, count)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    if shared is not None:
+        shared.backward()
+    norm = move(plan, len(rows), optimizer, rates, number, total)
+    return total, norm, sum(computed(batch) for batch in batches)
+
+
+def ready(
+    prompt: Prompt, plan: Plan, rows: list[Row], optimizer: torch.optim.Optimizer, rates: list[float], number: int
+) -> list[Batch]:
+    """The batches of optimiser step `number`; its random numbers and rates are set, and no gradient is left."""
     settings = plan.recipe.train
     torch.manual_seed(settings.seed * 1_000_003 + number)  # dropout of this step, whatever happened before
     prompt.train()
@@ -199,16 +245,20 @@ def step(
     optimizer.zero_grad(set_to_none=True)
     chosen = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, number)
     size = settings.batch_size
-    batches = [prompt.batch([rows[i] for i in chosen[at : at + size]]) for at in range(0, len(chosen), size)]
-    count = sum(prompt.head.count(batch) for batch in batches)
-    total = 0.0
-    for batch in batches:
-        with mixed(prompt.backbone, settings.precision):
-            loss = prompt.loss(batch) / max(1, count)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
+    return [prompt.batch([rows[i] for i in chosen[at : at + size]]) for at in range(0, len(chosen), size)]
+
+
+def move(
+    plan: Plan, examples: int, optimizer: torch.optim.Optimizer, rates: list[float], number: int, total: float
+) -> float:
+    """Clip the gradients and let the optimiser step; the norm before. Raises `TrainingError` where one is not finite.
+
+    `total` is the loss of the step.
+    """
     norm = clip(optimizer, rates, plan.recipe.optim.clip)
     if not (total == total and norm == norm and abs(total) != float("inf") and norm != float("inf")):
+        settings = plan.recipe.train
+        chosen = order(examples, settings.batch_size * settings.accumulate, settings.seed, number)
         raise TrainingError(
             "SP-E520",
             f"loss {total} and gradient {norm} at step {number + 1}, rows {chosen[:8]}",
@@ -216,7 +266,7 @@ def step(
             "lower optim.lr, or use float32; the last finite state is kept and `softprompt resume` starts from it",
         )
     optimizer.step()
-    return total, norm, sum(computed(batch) for batch in batches)
+    return norm
 
 
 def computed(batch: Batch) -> int:

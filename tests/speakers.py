@@ -197,6 +197,7 @@ def prompt(
     *,
     backbone: Backbone | None = None,
     options: dict[str, Any] | None = None,
+    length: int = P,
     **more: Any,
 ) -> Prompt:
     """A prompt that does something, as if it had been trained; `more` are sections of the recipe."""
@@ -207,7 +208,7 @@ def prompt(
     recipe = make_recipe(
         {
             "task": task | more.pop("task", {}),
-            "method": {"name": method, "length": P, "options": options or {}},
+            "method": {"name": method, "length": length, "options": options or {}},
             "init": {"kind": "text" if not slots and family != "vit" else "random"} | more.pop("init", {}),
             **more,
         }

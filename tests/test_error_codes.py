@@ -18,7 +18,7 @@ CODE = re.compile(r"SP-[EW]\d{3}")
 CLASSES = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
 RANGES = {"1": "DataError", "2": "RecipeError", "3": "ArtifactError", "5": "TrainingError"}
 # What a module calls its errors by when they are not one of the classes: problems of a data file become DataErrors.
-OURS = {"Problem": "DataError", "Wrong": "DataError", "InputError": "DataError"}
+OURS = {"Problem": "DataError", "Wrong": "DataError", "InputError": "DataError", "ServeError": "SoftpromptError"}
 
 
 def listed() -> dict[str, list[str]]:

@@ -83,12 +83,16 @@ def test_a_module_imports_only_its_own_floor_and_lower_ones(path: Path) -> None:
         ("safetensors", {"container", "checkpoint"}),
         ("pydantic", None),
         ("sklearn", {"baselines", "estimator"}),
+        ("fastapi", {"serve"}),
+        ("uvicorn", {"serve"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
         ("peft", {"comparators", "backbones"}),
         ("datasets", {"data"}),
         ("pyarrow", {"data"}),
         ("PIL", {"images"}),
+        ("sqlite3", {"store"}),
+        ("fsspec", {"store"}),
     ],
 )
 def test_a_library_is_imported_only_at_home(library: str, homes: set[str] | None) -> None:

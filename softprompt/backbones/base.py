@@ -1,7 +1,7 @@
 """The frozen model and the one place where an `Injection` meets it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from softprompt.attention import NAME, Prefixes
-from softprompt.core import TEXT, Batch, Injection, Output, Prefix, Spec
+from softprompt.core import TEXT, Batch, Below, Injection, Output, Prefix, Spec
 from softprompt.errors import Unsupported
 
 
@@ -130,6 +130,18 @@ class Backbone(nn.Module):
         """As `forward`, through `batch.packing`: hidden states [B, T, H], or logits [J, 1, V] where labels are."""
         raise TypeError(f"{type(self).__name__} does not pack")
 
+    def undivided(self, below: Below, injection: Injection) -> str:
+        """Why a batch cannot begin at `below` with this injection; empty where it can (`Batch.below`)."""
+        return "only language models of one stack run their upper layers alone"
+
+    def below(self, batch: Batch, layer: int, before: int) -> Tensor:
+        """What `layer` reads [B, T, H] of tokens that stand after `before` places; see `core.Below`."""
+        raise TypeError(f"{type(self).__name__} does not run its lower layers alone")
+
+    def together(self, batches: Sequence[Batch], injections: Sequence[Injection], *, logits: bool) -> list[Output]:
+        """As `packed`, of several batches, each with an injection of its own, in one forward."""
+        raise TypeError(f"{type(self).__name__} does not pack")
+
     def embed(self, batch: Batch, injection: Injection) -> Tensor:
         """Token embeddings with prompt vectors in the slots. Returns [B, T, H]."""
         x: Tensor = self.tokens(batch.input_ids)
@@ -157,6 +169,9 @@ class Backbone(nn.Module):
                     "a method that this family supports",
                     "run `softprompt methods --model ...` to see which methods work here",
                 )
+        if batch.below is not None and (why := self.undivided(batch.below, injection)):
+            do = "leave train.cache to auto, or set it to none"
+            raise Unsupported("SP-E424", f"states to start from, and {why}", "states that hold", do)
         if not self.pads_left:
             self.refuse_left_padding(batch)
         if injection.prefix_mask is not None and injection.prefix is None and injection.deep is None:

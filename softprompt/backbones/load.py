@@ -14,6 +14,7 @@ from torch import nn
 from softprompt.backbones.base import Backbone
 from softprompt.backbones.embedded import locate
 from softprompt.backbones.lora import merge
+from softprompt.backbones.precision import check_precision
 from softprompt.backbones.probe import probe
 from softprompt.backbones.quantize import check_quantize, quantize_linear
 from softprompt.backbones.seq2seq import Seq2Seq
@@ -188,9 +189,10 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The type that was asked for; raises `BackboneError` for unknown ones."""
+    """The type that was asked for; raises `BackboneError` for unknown ones, `Unsupported` where a CPU emulates it."""
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
         raise BackboneError("SP-E404", f"dtype {dtype!r}", f"auto or one of {', '.join(DTYPES)}", "check --dtype")
+    check_precision(DTYPES[dtype], device, "backbone.dtype")
     return DTYPES[dtype]

@@ -24,8 +24,8 @@ def check_quantize(how: str, device: torch.device) -> None:
         found = f"quantize={how} on {device.type}"
         raise Unsupported("SP-E425", found, "none, int8, or on CUDA int4", "set backbone.quantize")
     if find_spec(library) is None:
-        found, do = f"no package {library}", f"pip install {library}, or leave backbone.quantize out"
-        raise BackboneError("SP-E408", found, f"it, for backbone.quantize={how} on {device.type}", do)
+        found, do = f"no package {library}", f"pip install {library}, or stay with whole weights"
+        raise BackboneError("SP-E408", found, f"it, for {how} weights on {device.type}", do)
 
 
 def quantize_linear(model: Any, how: str, device: torch.device) -> None:

@@ -83,7 +83,7 @@ class Seq2Seq(Text):
             )
         if side.prefix_mask is not None and side.prefix is None and side.cross is None:
             raise stray_mask()
-        for field in ("embeds", "offset", "deep", "decoder", "penalty"):
+        for field in ("embeds", "offset", "deep", "decoder", "penalty", "lesson"):
             if getattr(side, field) is not None:
                 raise Unsupported(
                     "SP-E410",

@@ -5,7 +5,9 @@ of a token is that token. A prefix counts as P tokens before the row: text posit
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,9 +17,10 @@ from typing_extensions import override
 
 from softprompt.attention import Prefixes, Stack
 from softprompt.backbones.base import Backbone, Recorded
-from softprompt.core import TEXT, Batch, Injection, Kind, Output, Prefix, Spec
+from softprompt.backbones.layers import Layers, find_layers
+from softprompt.core import TEXT, Batch, Below, Injection, Kind, Output, Packing, Prefix, Spec, entry
 from softprompt.errors import Unsupported
-from softprompt.packed import Packed
+from softprompt.packed import Packed, Several
 
 PROBE = 4  # tokens of the forward that discovers the attention modules
 
@@ -87,6 +90,40 @@ class Text(Backbone):
         """The stack that reads the batch, without a head."""
         return self.model.base_model
 
+    @cached_property
+    def layers(self) -> Layers | None:
+        """Where the stack keeps its layers, for families whose upper layers can be run alone."""
+        if self.kind == "seq2seq":
+            return None
+        probe = self.arguments(tokens_only(torch.arange(PROBE, device=self.device)[None] + 1), Injection(), None)
+        with torch.no_grad():
+            return find_layers(self.model, self.attention_modules, lambda model: model.base_model(**probe))
+
+    def reader(self, below: Below | None) -> Any:
+        """The model; or, with states to start from, its layers above them."""
+        if below is None:
+            return self.model
+        assert self.layers is not None
+        return self.layers.above(self.model, below.layer, below.states)
+
+    @override
+    def undivided(self, below: Below, injection: Injection) -> str:
+        if self.layers is None:
+            return "this model has no list of layers that could be told apart"
+        if entry(injection) < below.layer:
+            return f"something that enters at layer {entry(injection)}, below layer {below.layer}"
+        length = prefix_length(injection.prefix or ())
+        return "" if length == below.before else f"a prefix of {length} places, not of {below.before}"
+
+    @override
+    @torch.no_grad()
+    def below(self, batch: Batch, layer: int, before: int) -> Tensor:
+        assert self.layers is not None
+        given = self.arguments(batch, Injection(), None)
+        if self.takes_positions:
+            given["position_ids"] = positions(batch, Injection(), self.first + before)
+        return self.layers.below(self.model, layer, lambda model: model.base_model(**given))
+
     def prefixes(self, injection: Injection) -> Prefixes | None:
         """What the attention function needs to know of this injection."""
         if injection.prefix is None:
@@ -104,7 +141,8 @@ class Text(Backbone):
 
     def run(self, batch: Batch, injection: Injection, prefixes: Prefixes | None) -> Tensor:
         """Hidden states [B, T, H] of the stack that reads the batch."""
-        hidden: Tensor = self.stack()(**self.arguments(batch, injection, prefixes)).last_hidden_state
+        stack = self.stack() if batch.below is None else self.reader(batch.below).base_model
+        hidden: Tensor = stack(**self.arguments(batch, injection, prefixes)).last_hidden_state
         return hidden
 
     @torch.no_grad()
@@ -124,7 +162,11 @@ class Causal(Text):
 
     def __init__(self, model: Any, tokenizer: Any = None, name: str = "") -> None:
         super().__init__(model, tokenizer, name)
-        self.windows = sliding(self.model.config.get_text_config(), len(self.attention_modules))
+        self.windows = self.windowed(0)
+
+    def windowed(self, first: int) -> int:
+        """How many layers from `first` on see a sliding window only; -1 where that is not all there is to them."""
+        return sliding(self.model.config.get_text_config(), len(self.attention_modules), first)
 
     def new_cache(self) -> Any:
         """An empty cache for `forward`, which fills it; it holds keys and values of tokens, never those of a prefix."""
@@ -139,9 +181,9 @@ class Causal(Text):
         given = self.arguments(batch, injection, prefixes)
         given |= {"past_key_values": cache, "use_cache": cache is not None}
         if columns is None:
-            output = Output(hidden=self.stack()(**given).last_hidden_state)
+            output = Output(hidden=self.reader(batch.below).base_model(**given).last_hidden_state)
         else:  # the model's own head, at the columns alone: models scale or cap their logits
-            output = Output(logits=self.model(**given, logits_to_keep=columns).logits, columns=columns)
+            output = Output(logits=self.reader(batch.below)(**given, logits_to_keep=columns).logits, columns=columns)
         if prefixes is not None:
             prefixes.check()
         return output
@@ -154,30 +196,48 @@ class Causal(Text):
             return "not all of its layers attend to everything or to a window"
         if batch.packing is None:
             return "a batch of one row has nothing to share"
+        if injection.lesson is not None:
+            return "what the method teaches is predicted in every row by itself"
         return "" if shared(injection) else "what the method adds depends on the row"
 
     @override
     def packed(self, batch: Batch, injection: Injection, *, logits: bool) -> Output:
-        self.accept(batch, injection)
-        packing = batch.packing
-        assert packing is not None
+        return self.together([batch], [injection], logits=logits)[0]
+
+    @override
+    def together(self, batches: Sequence[Batch], injections: Sequence[Injection], *, logits: bool) -> list[Output]:
+        below = lower([batch.packing.below for batch in batches if batch.packing is not None])
+        first = 0 if below is None else below.layer
+        modules, windows = self.attention_modules[first:], self.windowed(first)
+        states, rows, places, tokens = [], [], [], [0]
+        for batch, injection in zip(batches, injections, strict=True):
+            self.accept(batch, injection)
+            packing = batch.packing
+            assert packing is not None
+            prefix = injection.prefix and injection.prefix[first:]
+            states.append(Packed(packing, modules, prefix, windows))
+            rows.append(self.row(batch, packing, injection))
+            places.append(packing.places + sum(tokens))
+            tokens.append(packing.columns.shape[1])
+        state = states[0] if len(states) == 1 else Several(states)
+        given: dict[str, Any] = {"packed": state, "attention_mask": state.mask, "use_cache": False}
+        given["inputs_embeds"], given["position_ids"] = (torch.cat(parts, 1) for parts in zip(*rows, strict=True))
+        if logits:
+            made = self.reader(below)(**given, logits_to_keep=torch.cat(places)).logits.transpose(0, 1)
+            parts = made.split([len(part) for part in places])
+            outputs = [Output(logits=part, columns=torch.zeros_like(places[0][:1])) for part in parts]
+        else:
+            hidden = self.reader(below).base_model(**given).last_hidden_state.split(tokens[1:], 1)
+            outputs = [Output(hidden=unpacked(part, batch)) for part, batch in zip(hidden, batches, strict=True)]
+        state.check()
+        return outputs
+
+    def row(self, batch: Batch, packing: Packing, injection: Injection) -> tuple[Tensor, Tensor]:
+        """Embeddings [1, N, H] and positions [1, N] of a packed row."""
         offset = None if injection.offset is None else injection.offset[:, packing.columns[0]]
         row = Batch(packing.input_ids, packing.columns >= 0, packing.slots, vectors=batch.vectors)
-        state = Packed(packing, self.attention_modules, injection.prefix, self.windows)
         before = self.first + prefix_length(injection.prefix or ())
-        given: dict[str, Any] = {"packed": state, "attention_mask": state.mask, "use_cache": False}
-        given["inputs_embeds"] = self.embed(row, replace(injection, offset=offset))
-        given["position_ids"] = packing.columns + before
-        if logits:
-            made = self.model(**given, logits_to_keep=packing.places).logits
-            output = Output(logits=made.transpose(0, 1), columns=torch.zeros_like(packing.places[:1]))
-        else:
-            states = self.stack()(**given).last_hidden_state
-            front = states[:, : packing.front].expand(len(batch), -1, -1)
-            rest = states[0].index_select(0, packing.home.flatten()).view(*packing.home.shape, -1)
-            output = Output(hidden=torch.cat([front, rest], 1))
-        state.check()
-        return output
+        return self.embed(row, replace(injection, offset=offset)), packing.columns + before
 
 
 class Encoder(Text):
@@ -200,11 +260,28 @@ class Encoder(Text):
                 "train a classifier head instead (`--set task.head=classifier`)",
             )
         else:
-            logits = self.model(**self.arguments(batch, injection, prefixes)).logits
+            logits = self.reader(batch.below)(**self.arguments(batch, injection, prefixes)).logits
             output = Output(logits=logits[:, columns], columns=columns)
         if prefixes is not None:
             prefixes.check()
         return output
+
+
+def lower(parts: list[Below | None]) -> Below | None:
+    """The states of packed rows one after the other; raises `ValueError` unless all begin at one layer, or none."""
+    given = [part for part in parts if part is not None]
+    if len(given) not in (0, len(parts)) or len({part.layer for part in given}) > 1:
+        raise ValueError("rows that begin at different layers")
+    return replace(given[0], states=torch.cat([part.states for part in given], 1)) if given else None
+
+
+def unpacked(states: Tensor, batch: Batch) -> Tensor:
+    """Hidden states [1, N, H] of a packed row in the places [B, T, H] of its batch."""
+    packing = batch.packing
+    assert packing is not None
+    front = states[:, : packing.front].expand(len(batch), -1, -1)
+    rest = states[0].index_select(0, packing.home.flatten()).view(*packing.home.shape, -1)
+    return torch.cat([front, rest], 1)
 
 
 def shared(injection: Injection) -> bool:
@@ -215,15 +292,15 @@ def shared(injection: Injection) -> bool:
     return all(other is None for other in others) and all(len(tensor) == 1 for tensor in given)
 
 
-def sliding(config: Any, depth: int) -> int:
-    """How many of `depth` layers see a sliding window only; -1 where some layers do what is neither that nor full."""
+def sliding(config: Any, depth: int, first: int) -> int:
+    """How many of layers `first` to `depth` see a window only; -1 where some layer does not attend, or otherwise."""
     kinds = getattr(config, "layer_types", None)
     if getattr(config, "attention_chunk_size", None) or set(kinds or ()) - {"full_attention", "sliding_attention"}:
         return -1
     if kinds is not None:
-        return list(kinds).count("sliding_attention")
+        return list(kinds)[first:].count("sliding_attention")
     window = getattr(config, "sliding_window", None)
-    return depth if window and getattr(config, "use_sliding_window", True) else 0
+    return depth - first if window and getattr(config, "use_sliding_window", True) else 0
 
 
 def first_position(stack: nn.Module) -> int:

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from softprompt import __version__
-from softprompt.cli import data, demo, exchange, inspect, prune, use
+from softprompt.cli import data, demo, exchange, inspect, prune, serve, sweep, together, upkeep, use
 from softprompt.cli import train as training
 from softprompt.cli.output import document, note
 from softprompt.errors import RecipeError, SoftpromptError
@@ -30,20 +30,25 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "resume": training.resume,
+    "sweep": sweep.sweep,
     "prune": prune.prune,
     "evaluate": use.evaluate,
     "predict": use.predict,
+    "ensemble": together.ensemble,
     "generate": use.generate,
     "show": inspect.show,
     "methods": inspect.methods,
     "export": exchange.export,
     "import": exchange.import_,
+    "serve": serve.serve,
+    "chat": serve.chat,
     "demo": demo.demo,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(inspect.recipes, name="recipe")
 app.add_typer(data.app, name="data")
+app.add_typer(upkeep.app, name="store")
 
 
 USAGE = {"No such command": "SP-E250", "No such option": "SP-E251"}

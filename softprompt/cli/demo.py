@@ -12,6 +12,7 @@ from softprompt.cli.output import document, duration, next_steps, note, say, siz
 from softprompt.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from softprompt.backbones import Backbone
     from softprompt.demo.run import Trained
     from softprompt.prompt import Prediction
 
@@ -39,9 +40,10 @@ def demo(
     asked = [(task, texts[i]) for i in range(2) for task, texts in shown.MIXED.items()]
     answers = shown.answer_together(prompts, asked)
     written = [(task, text, answer.answer) for task, text, answer in shown.write(prompts)]
+    served = ask_server(folder, backbone, asked, answers)
     if as_json:
         whole = facts(trained, asked, answers) | {"written": [dict(zip(KEYS, row, strict=True)) for row in written]}
-        document(whole | {"seconds": round(time.monotonic() - began, 1)})
+        document(whole | {"served": served, "seconds": round(time.monotonic() - began, 1)})
         return
     table(HEADER, [row(one) for one in trained])
     say(f"\n{len(trained)} prompt files bound to the one backbone; one mixed batch, one forward:")
@@ -52,13 +54,35 @@ def demo(
     if written:
         say("\nand one that writes:")
         table(["task", "attributes", "text"], [(task, text, str(answer)) for task, text, answer in written])
+    say(f"\n{served['said']}")
     say(f"\nall of it took {duration(time.monotonic() - began)}; the prompts are in {folder}")
     example = shlex.quote(str(trained[0].path))
     next_steps(
+        shlex.join(["softprompt", "serve", "--prompts", str(folder)]),
         f"echo 'Where do storks spend the winter?' | softprompt predict {example}",
         f"softprompt show {example}",
         "softprompt train YOUR.csv --method prefix",
     )
+
+
+def ask_server(
+    folder: Path, backbone: "Backbone", asked: list[tuple[str, str]], answers: "list[Prediction]"
+) -> dict[str, Any]:
+    """The same batch through a server and OpenAI's client: where, and how many answers are those of the batch."""
+    from softprompt.demo import served
+
+    note("starting a server and asking it through the official openai client")
+    try:
+        address, got = served.ask(folder, backbone, asked)
+    except ModuleNotFoundError as error:
+        said = f"not served, because there is no package {error.name}: pip install 'softprompt[serve,llm]'"
+        return {"address": None, "same": None, "said": said}
+    expected = [" ".join(a.answer) if isinstance(a.answer, tuple) else str(a.answer) for a in answers]
+    same = sum(one == other for one, other in zip(got, expected, strict=True))
+    said = (
+        f"a server at {address}, asked through the openai client: {same} of {len(got)} answers are those of the batch"
+    )
+    return {"address": address, "same": same, "said": said}
 
 
 KEYS = ("task", "text", "answer")

@@ -22,11 +22,10 @@ def export(
     """Write a prompt as an adapter of another library."""
     if to not in FORMATS:
         raise RecipeError("SP-E258", f"--to {to!r}{near(to, FORMATS)}", f"one of {', '.join(FORMATS)}", "use --to peft")
-    from softprompt.artifact import Artifact
-    from softprompt.cli.load import open_model
+    from softprompt.cli.load import load, open_model
     from softprompt.peft import export_peft
 
-    artifact = Artifact.load(prompt)
+    artifact = load(prompt)
     notes = export_peft(artifact, folder, open_model(artifact, model) if model else None)
     for text in notes:
         note(text)

@@ -21,10 +21,10 @@ def show(prompt: PromptFile, as_json: AsJson = False) -> None:
     """Print the card of a prompt; no model is loaded."""
     import hashlib
 
-    from softprompt.artifact import Artifact
+    from softprompt.cli.load import load
 
-    artifact = Artifact.load(prompt)
-    data = Path(prompt).read_bytes()
+    artifact = load(prompt)
+    data = Path(artifact.where).read_bytes()
     numbers = sum(tensor.numel() for tensor in artifact.tensors.values())
     facts = {"prompt": prompt, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "numbers": numbers}
     if as_json:

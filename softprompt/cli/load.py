@@ -5,27 +5,47 @@ from pathlib import Path
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, load_backbone
+from softprompt.backbones.load import choose_device
+from softprompt.backbones.quantize import check_quantize, quantize_linear
 from softprompt.core import Example
 from softprompt.data import Columns, Dataset, read, read_inputs
 from softprompt.errors import BackboneError, RecipeError
 from softprompt.prompt import Prompt
 from softprompt.recipe import BackboneSection, load_recipe
+from softprompt.store import Store, is_reference
 from softprompt.template import parse
 
 TABLES = (".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".conll", ".bio", ".iob", ".iob2")  # that can hold words
 
 
 def load(path: str) -> Artifact:
-    """The artifact of a file, checked."""
+    """The artifact of a file, or of a reference to the store (`sentiment@prod`), checked; a file goes first."""
+    if is_reference(path) and not Path(path).exists():
+        return Store().load(path)
     return Artifact.load(path)
 
 
-def bound(artifact: Artifact, model: str | None) -> Prompt:
+def bound(artifact: Artifact, model: str | None, *, int8: bool = False) -> Prompt:
     """The prompt on its backbone: the one given, or the one that the run or the card names.
 
-    Raises `RecipeError` SP-E255 where no name leads to a model, and `ArtifactError` for another model.
+    With `int8`, the backbone's linear layers are rounded once it is known to be the right one. Raises `RecipeError`
+    SP-E255 where no name leads to a model, SP-E252 where it is rounded already, and `ArtifactError` for another model.
     """
-    return artifact.bind(open_model(artifact, model))
+    if not int8:
+        return artifact.bind(open_model(artifact, model))
+    if weights(artifact) in ("int8", "int4"):
+        found = f"--int8 for a prompt that was trained on {weights(artifact)} weights, and is scored on them"
+        raise RecipeError("SP-E252", found, "a prompt trained on whole weights", "leave --int8 out")
+    check_quantize("int8", choose_device("auto"))  # before the weights are read
+    prompt = artifact.bind(open_model(artifact, model))
+    quantize_linear(prompt.backbone.model, "int8", prompt.backbone.device)
+    return prompt
+
+
+def weights(artifact: Artifact) -> str:
+    """What the backbone's linear layers were held in when the prompt was trained: int8, int4, or a number type."""
+    rounded = told(artifact, "backbone", "quantize") or "none"
+    return artifact.card.backbone.dtype if rounded == "none" else rounded
 
 
 def open_model(artifact: Artifact, model: str | None) -> Backbone:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from softprompt.cli.output import console, duration, escaped
+from softprompt.cli.output import console, duration, escaped, size
 
 EVERY = 10.0  # seconds between plain lines
 RECENT = 20  # steps over which the speed is averaged
@@ -20,6 +20,7 @@ class Progress:
         self.brief = brief  # without the recipe, dev scores and baselines
         self.screen = console(errors=True)
         self.plan: Any = None
+        self.cost: dict[str, Any] = {}  # of the run, before its first step
         self.step = 0
         self.done = 0  # steps of this session
         self.began = self.printed = 0.0
@@ -45,6 +46,7 @@ class Progress:
         """Show one event; events of later versions are passed over."""
         shown: dict[str, Callable[[Event], None]] = {
             "plan": self.on_plan,
+            "cost": self.on_cost,
             "note": self.on_note,
             "step": self.on_step,
             "dev": self.on_dev,
@@ -73,6 +75,12 @@ class Progress:
         trained = sum(weight.numel() for weight in event["prompt"].parameters())
         self.print(f"training {trained:,} numbers for at most {plan.steps:,} steps; the backbone stays as it is")
 
+    def on_cost(self, event: Event) -> None:
+        """What the run will take, and what it would take with the prompt in every row."""
+        self.cost = {name: value for name, value in event.items() if name not in ("event", "step")}
+        if not self.brief:
+            self.print(priced(self.cost))
+
     def on_step(self, event: Event) -> None:
         """Loss, rate, speed and time left."""
         now = time.monotonic()
@@ -83,7 +91,7 @@ class Progress:
         speed = sum(tokens for tokens, _ in self.recent) / max(1e-9, sum(seconds for _, seconds in self.recent))
         left = (now - self.began) / self.done * (event["total"] - self.step)
         text = (
-            f"step {self.step}/{event['total']}  loss {event['loss']:.3f}  rate {event['lr']:.3g}  "
+            f"step {self.step}/{event['total']}  {self.moving(event)}  "
             f"{speed:,.0f} tokens/s  {duration(left)} left{self.dev}"
         )
         if self.line is not None:
@@ -93,6 +101,10 @@ class Progress:
         elif self.done == 1 or now - self.printed >= EVERY:
             self.printed = now
             self.print(text)
+
+    def moving(self, event: Event) -> str:
+        """What a step did."""
+        return f"loss {event['loss']:.3f}  rate {event['lr']:.3g}"
 
     def on_dev(self, event: Event) -> None:
         """The score on the dev examples."""
@@ -110,6 +122,27 @@ class Progress:
             self.line.update(self.line.task_ids[0], text="comparing with what it has to beat")
         if not self.brief:
             self.print(f"{event['name']}: {event['score']}")
+
+
+def priced(cost: dict[str, Any]) -> str:
+    """A cost as one line: the run as it is, and as PEFT lays it out."""
+    more = {name: cost[f"peft_{name}"] / max(1, cost[name]) for name in ("epoch_tokens", "operations")}
+    took = f"about {duration(cost['seconds'])}" if cost["seconds"] >= 1 else "less than a second"
+    return (
+        f"cost: at most {cost['steps']:,} steps; {cost['epoch_tokens']:,} tokens a pass over the data, "
+        f"{worded(cost['operations'])} operations in all, {size(cost['kept_bytes'])} kept for the backward pass, "
+        f"{took}; with the prompt and padding in every row, as PEFT has it: "
+        f"{more['epoch_tokens']:.1f} times the tokens, {more['operations']:.1f} times the operations, "
+        f"{size(cost['peft_kept_bytes'])} kept"
+    )
+
+
+def worded(count: float) -> str:
+    """A large number in words: 65.0 million."""
+    for unit, word in ((1e18, "quintillion"), (1e15, "quadrillion"), (1e12, "trillion"), (1e9, "billion")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {word}"
+    return f"{count / 1e6:.1f} million"
 
 
 def indented(text: str) -> str:

@@ -37,6 +37,7 @@ def train(
     compare: Annotated[
         str | None, typer.Option(help="Train these too, on the same plan: full, lora, head.", metavar="KIND,...")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run will cost, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a prompt and compare it with what it has to beat."""
@@ -50,6 +51,9 @@ def train(
         "train.compare": compare and [kind.strip() for kind in compare.split(",")],
     }
     recipe = read_recipe(data, {key: value for key, value in flags.items() if value is not None}, settings or [])
+    if dry_run:
+        price(recipe, as_json)
+        return
     folder = Path(run) if run else new_folder(recipe)
 
     def start(listen: "Listener") -> "Result":
@@ -63,7 +67,12 @@ def train(
 def resume(
     run: Annotated[str, typer.Argument(help="Folder of a run that stopped.", metavar="RUN")], as_json: AsJson = False
 ) -> None:
-    """Go on with a run that stopped, to the same bits."""
+    """Go on with a run or a sweep that stopped, to the same bits."""
+    if (Path(run) / "sweep.json").exists():
+        from softprompt.cli.sweep import go_on as go_on_with_all
+
+        go_on_with_all(Path(run), as_json)
+        return
 
     def start(listen: "Listener") -> "Result":
         from softprompt.training import resume as go_on
@@ -71,6 +80,16 @@ def resume(
         return go_on(run, listen=listen)
 
     follow(start, Path(run), as_json)
+
+
+def price(recipe: "Recipe", as_json: bool) -> None:
+    """What a run will cost, on standard output; nothing is trained and nothing is written."""
+    from softprompt.cost import rehearse
+
+    with Progress("nothing is trained or written (--dry-run)", brief=as_json) as progress:
+        rehearse(recipe, progress)
+    if as_json:
+        document({"cost": progress.cost, "recipe": progress.plan.recipe.model_dump(mode="json")})
 
 
 def read_recipe(data: str, flags: dict[str, Any], settings: list[str]) -> "Recipe":
@@ -135,6 +154,7 @@ def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -
     path, count = str(result.artifact), result.artifact.stat().st_size
     if as_json:
         facts = {"run": str(folder), "prompt": path, "bytes": count, "seconds": round(seconds, 1)}
+        facts["cost"] = progress.cost
         document(report | facts | {"recipe": recipe.model_dump(mode="json")})
         return
     summary.scores(report, f"test, {len(progress.plan.test)} examples")
@@ -147,4 +167,5 @@ def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -
         f"softprompt predict {prompt} FILE --model {model}",
         f"softprompt evaluate {prompt} DATA --model {model}",
         f"softprompt show {prompt}",
+        f"softprompt store publish {shlex.quote(str(folder))} NAME",
     )

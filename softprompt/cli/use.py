@@ -14,6 +14,8 @@ from softprompt.cli.output import document, next_steps, note, say
 from softprompt.errors import RecipeError
 
 if TYPE_CHECKING:
+    from softprompt.artifact import Artifact
+    from softprompt.cli.remote import Answered
     from softprompt.core import Example
     from softprompt.prompt import Prediction, Prompt
 
@@ -31,26 +33,23 @@ def evaluate(
     model: Model = None,
     batch_size: BatchSize = 32,
     baselines: Annotated[bool, typer.Option(help="Also score the majority and the bare model.")] = True,
+    int8: Annotated[bool, typer.Option("--int8", help="Round the model's weights to 8 bits first.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a prompt on labelled data, with ± and n."""
-    from softprompt.cli.load import bound, labelled, load
+    from softprompt.cli.load import bound, labelled, load, weights
     from softprompt.evaluate import scores
-    from softprompt.metrics import find_metric, reported_metrics
 
     artifact = load(prompt)
     labelled_data = labelled(artifact, data)
-    ready, examples = bound(artifact, model), labelled_data.examples
+    ready, examples = bound(artifact, model, int8=int8), labelled_data.examples
     remark(ready, examples, labelled_data.notes)
-    counts = Counter(str(example.label) for example in examples)
-    labels = ready.task.labels or tuple(sorted(counts))
-    known = artifact.card.report.get("metric")
-    metric = known or reported_metrics(ready.task.kind, labels, [counts[label] for label in labels])[0]
-    find_metric(metric)  # a card is data from elsewhere: an unknown name is an error, not a crash
+    metric = deciding(artifact, examples)
     found = scores(ready, examples, metric, ready.predict(examples, batch_size=batch_size))
     report = {
         "prompt": prompt,
         "data": data,
+        "weights": "int8" if int8 else weights(artifact),
         "metric": metric,
         "scores": [score.as_dict() for score in found],
         "baselines": compared(ready, examples, metric) if baselines else {},
@@ -58,8 +57,22 @@ def evaluate(
     if as_json:
         document(report)
         return
-    summary.scores(report, f"{data}, {len(examples)} examples")
+    title = f"{data}, {len(examples)} examples" + (", weights rounded to int8" if int8 else "")
+    summary.scores(report, title)
     next_steps(shlex.join(["softprompt", "predict", prompt, "FILE", *(["--model", model] if model else [])]))
+
+
+def deciding(artifact: "Artifact", examples: "list[Example]") -> str:
+    """The metric that the prompt was chosen by, or the one that fits its task."""
+    from softprompt.metrics import find_metric, reported_metrics
+
+    task = artifact.card.task
+    counts = Counter(str(example.label) for example in examples)
+    labels = task.labels or tuple(sorted(counts))
+    known = artifact.card.report.get("metric")
+    metric: str = known or reported_metrics(task.kind, labels, [counts[label] for label in labels])[0]
+    find_metric(metric)  # a card is data from elsewhere: an unknown name is an error, not a crash
+    return metric
 
 
 def compared(prompt: "Prompt", examples: "list[Example]", metric: str) -> dict[str, Any]:
@@ -83,9 +96,15 @@ def predict(
     model: Model = None,
     output: Written = None,
     batch_size: BatchSize = 32,
+    server: Annotated[str | None, typer.Option(help="Ask this server; PROMPT is then a name there.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer every text of a file or of standard input."""
+    if server is not None:
+        from softprompt.cli import remote
+
+        deliver(remote.predictions(server, prompt, file), output, as_json)
+        return
     from softprompt.cli.load import bound, load, unlabelled
 
     artifact = load(prompt)
@@ -143,7 +162,7 @@ def remark(prompt: "Prompt", examples: "list[Example]", notes: list[str]) -> Non
         note(f"{len(cut)} of {len(examples)} texts are too long and were cut, by {max(cut)} tokens at most")
 
 
-def deliver(predictions: "list[Prediction]", output: str | None, as_json: bool) -> None:
+def deliver(predictions: "list[Prediction] | list[Answered]", output: str | None, as_json: bool) -> None:
     r"""Answers into a file or onto standard output. In plain lines, a line break in an answer is written as \n."""
     answers = [{"answer": p.answer, **({"scores": p.scores} if p.scores else {})} for p in predictions]
     if output:
@@ -160,7 +179,7 @@ def deliver(predictions: "list[Prediction]", output: str | None, as_json: bool) 
             say(line(prediction))
 
 
-def line(prediction: "Prediction") -> str:
+def line(prediction: "Prediction | Answered") -> str:
     """An answer on one line; tags with spaces between them."""
     answer = prediction.answer
     text = " ".join(answer) if isinstance(answer, tuple) else f"{answer:.6g}" if isinstance(answer, float) else answer

@@ -1,6 +1,6 @@
 """Nothing is ignored: every field of an injection acts on a family and can be trained there, or is refused.
 
-`penalty` is left out: the training loss adds it, no backbone sees it.
+`penalty` and `lesson` are left out: the training loss adds them, no backbone sees them.
 """
 
 from collections.abc import Callable

@@ -35,4 +35,4 @@ def test_a_stopped_run_exits_with_its_signal_and_can_be_resumed(sp, workplace, n
     answer = sp("resume", folder, "--json")
     assert answer.code == 0
     assert (workplace / answer.json["prompt"]).is_file()
-    assert len((workplace / folder / "log.jsonl").read_text().splitlines()) == 602
+    assert len((workplace / folder / "log.jsonl").read_text().splitlines()) == 603

@@ -103,6 +103,7 @@ def test_the_command_prints_a_table_a_mixed_batch_and_what_to_do_next(monkeypatc
         assert main(["demo", "--steps", "2"]) == 0
         printed = capsys.readouterr()
         assert "zero-shot" in printed.out
+        assert "2 of 2 answers are those of the batch" in printed.out
         assert "Who painted the ceiling" in printed.out
         assert f"softprompt show runs/demo-{number}/questions/prompt.safetensors" in printed.err
         assert "softprompt train YOUR.csv --method prefix" in printed.err

@@ -17,7 +17,7 @@ from softprompt.methods import Method, find, names, option_names
 
 FAMILIES = ["llama", "gpt2", "bert", "t5", "bart", "vit"]
 OPTIONS: dict[str, list[dict[str, Any]]] = {  # beside the defaults, which every method is tested with
-    "cpt": [{"types": "fiil", "format_epsilon": 0.02}],
+    "cpt": [{"types": "fiil", "format_epsilon": 0.02, "context": False}],
     "dept": [{"rank": 2, "tokens": 8}, {"rank": 5, "tokens": 16}],
     "idpg": [{"bottleneck": 8, "phm": 4}],
     "p_tuning": [{"encoder": "mlp"}],

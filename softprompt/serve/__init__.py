@@ -1,0 +1,1 @@
+"""Serving: one backbone, many prompts, one process (docs/serving.md)."""

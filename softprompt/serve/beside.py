@@ -1,0 +1,34 @@
+"""A server in a thread beside other work: for demonstrations, notebooks and tests."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from softprompt.backbones import Backbone
+from softprompt.serve.app import make_app
+from softprompt.serve.guard import Limits
+from softprompt.serve.launch import address_of, listening, open_engine
+from softprompt.serve.server import Draining, configured, serve
+from softprompt.serve.shelf import Shelf
+
+
+@contextmanager
+def beside(shelf: Shelf, backbone: Backbone) -> Iterator[str]:
+    """The address of a server on a free port of this machine, which runs until the block is left."""
+    engine, service = open_engine(shelf, backbone, Limits())
+    try:
+        door = listening("127.0.0.1", 0)
+        server = Draining(configured(make_app(service), service), service)
+        thread = threading.Thread(target=lambda: asyncio.run(serve(server, [door], watch=0)), daemon=True)
+        thread.start()
+        while thread.is_alive() and not server.started:
+            time.sleep(0.01)
+        try:
+            yield address_of(door)
+        finally:
+            server.drain()
+            thread.join(service.limits.drain_seconds + 10)
+    finally:
+        engine.close(drain=False)

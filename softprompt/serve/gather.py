@@ -1,0 +1,92 @@
+"""Pieces of answers put together: by input, by choice, while the client's presence and the clock are watched."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from softprompt.errors import SoftpromptError
+from softprompt.serve.contract import Delta, Finish, Handle, Piece, Reason, Scored, TaskInfo, Token, Usage
+from softprompt.serve.refusals import Refusal
+
+T = TypeVar("T")
+
+
+@dataclass
+class Whole:
+    """The answer to one input, as it is put together."""
+
+    texts: dict[int, str] = field(default_factory=dict)
+    tokens: dict[int, list[Token]] = field(default_factory=dict)
+    reasons: dict[int, Reason] = field(default_factory=dict)
+    scored: Scored = field(default_factory=Scored)
+    usage: Usage = field(default_factory=lambda: Usage(0))
+
+    def add(self, piece: Piece, info: TaskInfo) -> None:
+        """One more piece."""
+        if isinstance(piece, Delta):
+            self.texts[piece.index] = self.texts.get(piece.index, "") + piece.text
+            self.tokens.setdefault(piece.index, []).extend(piece.tokens)
+        elif isinstance(piece, Finish):
+            self.reasons[piece.index] = piece.reason
+        elif isinstance(piece, Scored):
+            self.scored, self.texts[0], self.reasons[0] = piece, spoken(piece, info), "stop"
+        else:
+            self.usage = piece
+
+
+def spoken(scored: Scored, info: TaskInfo) -> str:
+    """An answer that was scored, as a text: the label, the tags with spaces between them, or the number."""
+    if info.kind == "tags":
+        return " ".join(scored.tags)
+    return f"{scored.number:.6g}" if scored.number is not None else scored.label
+
+
+async def pump(number: int, handle: Handle, queue: "asyncio.Queue[Any]") -> None:
+    """Pieces of one handle into a queue; then None, or what was raised."""
+    try:
+        async for piece in handle:
+            queue.put_nowait((number, piece))
+    except SoftpromptError as error:
+        queue.put_nowait((number, error))
+    except Exception as error:  # of any defect the client must hear, or it would wait for ever
+        queue.put_nowait((number, error))
+    else:
+        queue.put_nowait((number, None))
+
+
+async def watched(job: Coroutine[Any, Any, T], receive: Receive, seconds: float) -> T:
+    """The result of a job, unless the client goes or time is over first."""
+    task, gone = asyncio.create_task(job), asyncio.create_task(departure(receive))
+    try:
+        await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise Refusal(499, "cancelled", "the client has gone")
+        raise Refusal(504, "timeout", f"no answer within {seconds:g} seconds")
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def departure(receive: Receive) -> None:
+    """Returns when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def together(usages: Sequence[Usage]) -> Usage:
+    """The sum over the inputs of a request."""
+    total = Usage(0)
+    for usage in usages:
+        total = replace(
+            total,
+            prompt_tokens=total.prompt_tokens + usage.prompt_tokens,
+            completion_tokens=total.completion_tokens + usage.completion_tokens,
+            cached_tokens=total.cached_tokens + usage.cached_tokens,
+        )
+    return total

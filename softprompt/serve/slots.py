@@ -1,0 +1,47 @@
+"""Which row has which slot of the cache: rows that write have the first ones, where one product reads them all."""
+
+from softprompt.serve.cache import Cache
+from softprompt.serve.work import Job
+
+
+class Slots:
+    """The slots of a cache and the rows in them."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.held: list[Job | None] = [None] * cache.slots
+
+    @property
+    def left(self) -> int:
+        """How many are free."""
+        return self.held.count(None)
+
+    def jobs(self) -> list[Job]:
+        """The rows that have a slot."""
+        return [job for job in self.held if job is not None]
+
+    def give(self, job: Job) -> None:
+        """A free slot for a row."""
+        job.slot = self.held.index(None)
+        self.held[job.slot] = job
+
+    def free(self, job: Job, *, poisoned: bool) -> None:
+        """Take a row's slot back; after an error it is zeroed, because NaN would outlive the row."""
+        if poisoned:
+            self.cache.clear(job.slot)
+        self.held[job.slot] = None
+
+    def settle(self, writing: list[Job]) -> None:
+        """Move the rows that write to the first slots, and put them in that order."""
+        writes = [job is not None and job in writing for job in self.held]
+        for slot in range(len(writing)):
+            if not writes[slot]:
+                other = writes.index(True, len(writing))
+                self.cache.swap(slot, other)
+                self.held[slot], self.held[other] = self.held[other], self.held[slot]
+                writes[slot], writes[other] = True, False
+                for place in (slot, other):
+                    moved = self.held[place]
+                    if moved is not None:
+                        moved.slot = place
+        writing.sort(key=lambda job: job.slot)
