@@ -30,9 +30,10 @@ from softprompt.backbones.embedded import TINY
 from softprompt.comparators import fine_tune
 from softprompt.evaluate import score as scored
 from softprompt.metrics import Score
-from softprompt.plan import make_plan
+from softprompt.plan import build, make_plan
 from softprompt.recipe import Recipe, make_recipe
-from softprompt.training import train
+from softprompt.run import restore
+from softprompt.training import fit, train
 
 LOG = ROOT / "benchmarks" / "results" / "backbone.jsonl"
 PAGE = ROOT / "docs" / "backbone.md"
@@ -123,8 +124,10 @@ def random_twin(backbone: Backbone, seed: int) -> Backbone:
     return wrap(LlamaForCausalLM(backbone.model.config), backbone.tokenizer, "random twin")
 
 
-def one(backbone: Backbone, target: str, kind: str, seed: int, files: dict[str, str]) -> dict[str, Any]:
-    """One run: its score and, for prompts, the baselines."""
+def one(
+    backbone: Backbone, target: str, kind: str, seed: int, files: dict[str, str], *, baselines: bool
+) -> dict[str, Any]:
+    """One run: its score and, if wanted, the baselines, which neither seed nor method changes."""
     cpu = time.process_time()
     if kind in ("full", "head"):
         plan = make_plan(recipe(target, "prompt_tuning", seed, files), backbone)
@@ -132,18 +135,27 @@ def one(backbone: Backbone, target: str, kind: str, seed: int, files: dict[str, 
         tried = {rate: fine_tune(plan, backbone, kind=kind, lr=rate) for rate in rates}
         made = max(tried.values(), key=lambda one: one.dev)
         score = scored(plan.kind, plan.recipe.task.metric, made.answers, plan.test)
-        baselines, parameters, more = (
+        beside, parameters, more = (
             {},
             made.parameters,
             {"lr": made.lr, "dev_by_lr": {k: v.dev for k, v in tried.items()}},
         )
-    else:
+    elif baselines:
         with tempfile.TemporaryDirectory() as folder:
             report = train(recipe(target, kind, seed, files), Path(folder) / "run", backbone=backbone).report
-        score, baselines, parameters, more = report.scores[0], report.baselines, report.parameters, {}
+        score, beside, parameters, more = report.scores[0], report.baselines, report.parameters, {}
+    else:
+        plan = make_plan(recipe(target, kind, seed, files), backbone)
+        prompt = build(plan, backbone)
+        with tempfile.TemporaryDirectory() as folder:
+            best, _ = fit(prompt, plan, Path(folder), None, lambda event: None)
+        restore(prompt, best)
+        answers = [prediction.answer for prediction in prompt.predict(plan.test)]
+        score = scored(plan.kind, plan.recipe.task.metric, answers, plan.test)
+        beside, parameters, more = {}, sum(weight.numel() for weight in prompt.parameters()), {}
     return {
         "score": score.as_dict(),
-        "baselines": {key: value.as_dict() for key, value in baselines.items()},
+        "baselines": {key: value.as_dict() for key, value in beside.items()},
         "parameters": parameters,
         **more,
         "cpu_s": round(time.process_time() - cpu, 1),
@@ -227,7 +239,8 @@ def main() -> None:
                         if skip or any(all(run[k] == v for k, v in key.items()) for run in done()):
                             continue
                         backbone = random_twin(trained, seed) if twin else trained
-                        run = key | one(backbone, target, kind, seed, files)
+                        first = seed == 0 and kind == "prompt_tuning" and not twin
+                        run = key | one(backbone, target, kind, seed, files, baselines=first)
                         with LOG.open("a") as file:
                             file.write(json.dumps(run) + "\n")
                         print(key, Score.from_dict(run["score"]), f"{run['cpu_s']} CPU s", flush=True)

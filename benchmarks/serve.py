@@ -38,7 +38,7 @@ from softprompt.methods.prompt_tuning import PromptTuning
 from softprompt.prompt import Prompt, Task, without_prompt
 from softprompt.serve.contract import Answer, Request, Sampling
 from softprompt.serve.engine import PromptEngine
-from softprompt.serve.scheduler import Limits
+from softprompt.serve.engine.scheduler import Limits
 from softprompt.template import Template
 
 warnings.filterwarnings("ignore")

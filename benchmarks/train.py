@@ -26,6 +26,7 @@ from typing import Any
 import peft
 import torch
 import transformers as tf
+from runs import put
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -36,6 +37,8 @@ from softprompt.heads import LanguageModel, columns
 from softprompt.methods import find
 
 warnings.filterwarnings("ignore")
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "train.json"
 LABELS = 2  # tokens at the end of every text that are predicted
 SIZES: dict[str, dict[str, int]] = {
     "15M": {
@@ -258,9 +261,26 @@ def save(table: list[dict[str, Any]], rounds: int) -> None:
         "rounds": rounds,
         "rows": table,
     }
-    path = Path(__file__).parent / "results" / "train.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(facts, indent=1) + "\n")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def page() -> str:
+    """What results/train.json holds as a Markdown table."""
+    facts = json.loads(RESULTS.read_text())
+    lines = [
+        "| method | model | batch | tokens of a text | vectors | PEFT, CPU s a step | ours, CPU s | times as fast "
+        "| kept for backward, of PEFT's |",
+        f"|{' --- |' * 9}",
+    ]
+    for row in facts["rows"]:
+        ours, theirs = row["packed"], row["peft"]
+        cells = [row["method"], row["size"], row["batch"], row["n"], row["m"], theirs["seconds"], ours["seconds"]]
+        cells += [f"**{ours['ratio']:.2f}** ({ours['range'][0]:.2f}-{ours['range'][1]:.2f})"]
+        cells += [f"{ours['saved_mib'] / theirs['saved_mib']:.2f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return "\n".join(lines) + f"\n\n`{facts['command']}`; {facts['machine']}; {versions}; {facts['rounds']} rounds."
 
 
 def main() -> None:
@@ -270,7 +290,11 @@ def main() -> None:
     arguments.add_argument("--cell", action="append", default=[], metavar="SIZE,BATCH,M,N", help="this cell alone")
     arguments.add_argument("--method", choices=["prompt_tuning", "prefix"], help="this method alone")
     arguments.add_argument("--save", action="store_true", help="write benchmarks/results/train.json")
+    arguments.add_argument("--page", action="store_true", help="only write the table of README.md from that file")
     chosen = arguments.parse_args()
+    if chosen.page:
+        put(ROOT / "README.md", "training benchmark", page())
+        return
     torch.set_num_threads(1)
     random.seed(0)
     cells: list[tuple[str, int, int, int]] = QUICK if chosen.quick else [*GRID, *ALONE]

@@ -76,6 +76,13 @@ def test_a_module_imports_only_its_own_floor_and_lower_ones(path: Path) -> None:
     assert not above, f"{SHOWN[path]} (floor {FLOORS[here]}) imports {sorted(above)}"
 
 
+@pytest.mark.parametrize(("half", "other"), [("engine", "http"), ("http", "engine")])
+def test_the_halves_of_the_server_meet_in_their_contract_only(half: str, other: str) -> None:
+    for path in (PACKAGE / "serve" / half).rglob("*.py"):
+        reached = [name for name in imported(TREES[path]) if name.startswith(f"softprompt.serve.{other}")]
+        assert not reached, f"{SHOWN[path]} imports {reached}"
+
+
 @pytest.mark.parametrize(
     ("library", "homes"),
     [

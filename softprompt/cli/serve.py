@@ -14,8 +14,8 @@ from softprompt.errors import RecipeError
 
 if TYPE_CHECKING:
     from softprompt.backbones import Backbone
+    from softprompt.serve.http.shelf import Shelf
     from softprompt.serve.launch import Opened
-    from softprompt.serve.shelf import Shelf
 
 KEYS, TOKEN = "SOFTPROMPT_API_KEYS", "SOFTPROMPT_ADMIN_TOKEN"  # environment
 Server = Annotated[str, typer.Option("--server", help="Address of a server.  [default key: $SOFTPROMPT_API_KEY]")]
@@ -48,7 +48,7 @@ def serve(
     except ModuleNotFoundError as error:
         found = f"no package {error.name}"
         raise RecipeError("SP-E770", found, "the packages of the server", "pip install 'softprompt[serve]'") from error
-    from softprompt.serve.guard import Limits
+    from softprompt.serve.http.guard import Limits
 
     keys = launch.secrets_of(api_keys) if api_keys else [key for key in os.environ.get(KEYS, "").split(",") if key]
     door = launch.Door(host, port, keys, admin_port, os.environ.get(TOKEN, ""))
@@ -67,7 +67,7 @@ def serve(
 
 def opened_shelf(store: str | None, prompts: list[str]) -> "Shelf":
     """What is to be served; raises `RecipeError` SP-E772 for a store and files at once."""
-    from softprompt.serve.shelf import Files, Kept
+    from softprompt.serve.http.shelf import Files, Kept
     from softprompt.store import Store
 
     if store and prompts:

@@ -15,7 +15,7 @@ def ask(folder: Path, backbone: Backbone, asked: Sequence[tuple[str, str]]) -> t
     import openai
 
     from softprompt.serve.beside import beside
-    from softprompt.serve.shelf import Files
+    from softprompt.serve.http.shelf import Files
 
     with beside(Files([folder]), backbone) as address, ThreadPoolExecutor(len(asked)) as threads:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")

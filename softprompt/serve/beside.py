@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from softprompt.backbones import Backbone
-from softprompt.serve.app import make_app
-from softprompt.serve.guard import Limits
+from softprompt.serve.http.app import make_app
+from softprompt.serve.http.guard import Limits
+from softprompt.serve.http.server import Draining, configured, serve
+from softprompt.serve.http.shelf import Shelf
 from softprompt.serve.launch import address_of, listening, open_engine
-from softprompt.serve.server import Draining, configured, serve
-from softprompt.serve.shelf import Shelf
 
 
 @contextmanager

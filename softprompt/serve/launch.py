@@ -10,18 +10,18 @@ from pathlib import Path
 from softprompt.backbones import Backbone
 from softprompt.errors import RecipeError, SoftpromptError
 from softprompt.recipe import bare_name
-from softprompt.serve import logs
-from softprompt.serve.admin import admin_app
-from softprompt.serve.app import make_app
-from softprompt.serve.catalog import Catalog
 from softprompt.serve.contract import Engine
 from softprompt.serve.engine import PromptEngine
-from softprompt.serve.guard import Limits
-from softprompt.serve.metrics import Meters
-from softprompt.serve.scheduler import Limits as EngineLimits
-from softprompt.serve.server import Draining, bound_socket, configured, serve
-from softprompt.serve.service import Service
-from softprompt.serve.shelf import Shelf
+from softprompt.serve.engine.scheduler import Limits as EngineLimits
+from softprompt.serve.http import logs
+from softprompt.serve.http.admin import admin_app
+from softprompt.serve.http.app import make_app
+from softprompt.serve.http.catalog import Catalog
+from softprompt.serve.http.guard import Limits
+from softprompt.serve.http.metrics import Meters
+from softprompt.serve.http.server import Draining, bound_socket, configured, serve
+from softprompt.serve.http.service import Service
+from softprompt.serve.http.shelf import Shelf
 
 SHORTEST = 16  # characters of a key: fewer can be tried out
 

@@ -10,12 +10,12 @@ import httpx
 import openai
 from serve.small_engine import SmallShelf, artifact
 
-from softprompt.serve.app import make_app
-from softprompt.serve.catalog import Catalog
-from softprompt.serve.guard import Gate, Limits
-from softprompt.serve.metrics import Meters
-from softprompt.serve.server import Draining, bound_socket, configured, serve
-from softprompt.serve.service import Service
+from softprompt.serve.http.app import make_app
+from softprompt.serve.http.catalog import Catalog
+from softprompt.serve.http.guard import Gate, Limits
+from softprompt.serve.http.metrics import Meters
+from softprompt.serve.http.server import Draining, bound_socket, configured, serve
+from softprompt.serve.http.service import Service
 
 
 @dataclass

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from softprompt.artifact import BackboneCard, Card, HeadCard, MethodCard, TaskCard, TemplateCard
 from softprompt.errors import DataError
 from softprompt.serve.contract import Delta, Finish, Scored, ServeError, Stats, TaskInfo, Token, Usage
-from softprompt.serve.shelf import Listed
+from softprompt.serve.http.shelf import Listed
 
 KINDS = {"write": "generation", "label": "classification", "tags": "tagging", "number": "regression"}
 

@@ -17,7 +17,7 @@ from serve.running import running
 from serve.test_http import chat, wait
 
 from softprompt.serve.engine import PromptEngine
-from softprompt.serve.shelf import Files, Kept
+from softprompt.serve.http.shelf import Files, Kept
 from softprompt.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -25,12 +25,12 @@ from softprompt.methods.base import Method
 from softprompt.methods.prefix import PrefixTuning
 from softprompt.methods.prompt_tuning import PromptTuning
 from softprompt.prompt import Prompt, Task
-from softprompt.serve.compiled import Store, compile_front, injection_of
 from softprompt.serve.contract import Delta, Finish, Kind, Request, Sampling, ServeError, Usage
+from softprompt.serve.engine.compiled import Store, compile_front, injection_of
 from softprompt.serve.engine import PromptEngine
-from softprompt.serve.scheduler import Limits
-from softprompt.serve.ticket import Ticket
-from softprompt.serve.writer import settled
+from softprompt.serve.engine.scheduler import Limits
+from softprompt.serve.engine.ticket import Ticket
+from softprompt.serve.engine.writer import settled
 from softprompt.template import Template
 
 TEXTS = ("w7 w9 w20", "w50 w51 w52 w60 w61 w62", "w88", " ".join(f"w{30 + i}" for i in range(25)))

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve.test_http import chat, wait
 
-from softprompt.serve import guard
-from softprompt.serve.guard import Keys, Limits
+from softprompt.serve.http import guard
+from softprompt.serve.http.guard import Keys, Limits
 
 KEY = "a-key-that-is-long-enough"
 ROUTES = ["/", "/docs", "/openapi.json", "/ready", "/version", "/live", "/metrics", "/v1/models", "/v1/models/moods"]

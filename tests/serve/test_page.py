@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from serve.browser import FOUND, Browser
 
-import softprompt.serve.app as app
+import softprompt.serve.http.app as app
 
 PAGE = app.PAGE.read_text(encoding="utf-8")
 needs_browser = pytest.mark.skipif(FOUND is None, reason="no Chromium on this machine (apt-get install chromium)")

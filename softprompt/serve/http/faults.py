@@ -8,8 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from softprompt.errors import SoftpromptError
-from softprompt.serve.refusals import Refusal, refusal_of
-from softprompt.serve.schemas import problem
+from softprompt.serve.http.refusals import Refusal, refusal_of
+from softprompt.serve.http.schemas import problem
 
 WORDS = {404: ("not_found", "no such route; see /docs"), 405: ("method_not_allowed", "another method; see /docs")}
 

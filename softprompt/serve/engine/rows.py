@@ -11,7 +11,7 @@ from softprompt.errors import DataError
 from softprompt.heads import Classifier, Head, Regressor, Tagger, Verbalizer, pooled
 from softprompt.prompt import Prediction, Prompt
 from softprompt.serve.contract import Kind, Request, Scored, ServeError
-from softprompt.serve.trouble import not_finite
+from softprompt.serve.engine.trouble import not_finite
 
 
 def kind_of(head: Head) -> Kind:

@@ -12,8 +12,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from softprompt.serve.logs import failure, log
-from softprompt.serve.refusals import Refusal, busy
+from softprompt.serve.http.logs import failure, log
+from softprompt.serve.http.refusals import Refusal, busy
 
 OPEN = "/health"  # the one route that needs no key
 DISCARDED = 16_000_000  # bytes of a body that is too large, read so that the client gets to see why

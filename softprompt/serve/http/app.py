@@ -14,13 +14,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from softprompt import __version__
-from softprompt.serve import answers, openai
-from softprompt.serve.catalog import Entry
-from softprompt.serve.faults import answers_errors
-from softprompt.serve.guard import Guard, Keys
-from softprompt.serve.metrics import live
-from softprompt.serve.reference import reference
-from softprompt.serve.service import Service
+from softprompt.serve.http import answers, openai
+from softprompt.serve.http.catalog import Entry
+from softprompt.serve.http.faults import answers_errors
+from softprompt.serve.http.guard import Guard, Keys
+from softprompt.serve.http.metrics import live
+from softprompt.serve.http.reference import reference
+from softprompt.serve.http.service import Service
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 

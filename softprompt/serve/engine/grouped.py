@@ -19,10 +19,10 @@ from softprompt.generate import begin
 from softprompt.heads import columns
 from softprompt.prompt import Prompt
 from softprompt.serve.contract import Usage
-from softprompt.serve.rows import labelled
-from softprompt.serve.trouble import not_finite
-from softprompt.serve.work import Work, finish
-from softprompt.serve.writer import likeliest
+from softprompt.serve.engine.rows import labelled
+from softprompt.serve.engine.trouble import not_finite
+from softprompt.serve.engine.work import Work, finish
+from softprompt.serve.engine.writer import likeliest
 from softprompt.stream import fronts
 
 LIMITLESS = 10**9

@@ -11,9 +11,9 @@ from softprompt.backbones.base import gap
 from softprompt.core import Output, Row
 from softprompt.errors import Unsupported
 from softprompt.prompt import Prompt
-from softprompt.serve.cache import Cache
-from softprompt.serve.compiled import Compiled, private, run
-from softprompt.serve.ragged import Ragged, Segment, Writing
+from softprompt.serve.engine.cache import Cache
+from softprompt.serve.engine.compiled import Compiled, private, run
+from softprompt.serve.engine.ragged import Ragged, Segment, Writing
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 COARSE = 5e-2

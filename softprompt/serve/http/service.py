@@ -9,7 +9,6 @@ from typing import Any
 from starlette.types import Receive
 
 from softprompt.errors import SoftpromptError
-from softprompt.serve.catalog import Catalog, Entry
 from softprompt.serve.contract import (
     Delta,
     Engine,
@@ -21,10 +20,11 @@ from softprompt.serve.contract import (
     TaskInfo,
     Usage,
 )
-from softprompt.serve.gather import Whole, pump, watched
-from softprompt.serve.guard import Gate, Limits
-from softprompt.serve.metrics import Meters
-from softprompt.serve.refusals import Refusal
+from softprompt.serve.http.catalog import Catalog, Entry
+from softprompt.serve.http.gather import Whole, pump, watched
+from softprompt.serve.http.guard import Gate, Limits
+from softprompt.serve.http.metrics import Meters
+from softprompt.serve.http.refusals import Refusal
 
 Given = str | Sequence[str] | Mapping[str, str]  # one input of a client: a text, its words, or its columns
 

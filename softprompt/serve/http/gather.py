@@ -9,7 +9,7 @@ from starlette.types import Receive
 
 from softprompt.errors import SoftpromptError
 from softprompt.serve.contract import Delta, Finish, Handle, Piece, Reason, Scored, TaskInfo, Token, Usage
-from softprompt.serve.refusals import Refusal
+from softprompt.serve.http.refusals import Refusal
 
 T = TypeVar("T")
 

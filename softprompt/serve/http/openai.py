@@ -12,14 +12,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from softprompt.errors import SoftpromptError
-from softprompt.serve.catalog import Entry
 from softprompt.serve.contract import Delta, Finish, Scored, Usage
-from softprompt.serve.formats import Chat, Completion, usage_of
-from softprompt.serve.gather import departure, spoken, together
-from softprompt.serve.logs import failure
-from softprompt.serve.refusals import Refusal, refusal_of
-from softprompt.serve.schemas import ChatRequest, CompletionRequest, Writing
-from softprompt.serve.service import Given, Service, Work, outcome_of
+from softprompt.serve.http.catalog import Entry
+from softprompt.serve.http.formats import Chat, Completion, usage_of
+from softprompt.serve.http.gather import departure, spoken, together
+from softprompt.serve.http.logs import failure
+from softprompt.serve.http.refusals import Refusal, refusal_of
+from softprompt.serve.http.schemas import ChatRequest, CompletionRequest, Writing
+from softprompt.serve.http.service import Given, Service, Work, outcome_of
 
 Shape = Completion | Chat
 

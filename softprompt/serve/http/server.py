@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from softprompt.errors import SoftpromptError
-from softprompt.serve.logs import failure, log
-from softprompt.serve.service import Service
+from softprompt.serve.http.logs import failure, log
+from softprompt.serve.http.service import Service
 
 CONNECTIONS = 1000
 LONGEST_HEADERS = 32_768  # bytes

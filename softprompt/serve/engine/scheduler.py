@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from softprompt.errors import SoftpromptError
-from softprompt.serve.cache import Cache
-from softprompt.serve.compiled import Compiled, Store, compile_front
-from softprompt.serve.grouped import Group, grouped, start
-from softprompt.serve.registry import Entry
-from softprompt.serve.slots import Slots
-from softprompt.serve.step import Step, choose, deal, forward
-from softprompt.serve.trouble import cancelled, draining, internal, not_finite, queue_full
-from softprompt.serve.work import Job, Work, finish, prepare
-from softprompt.serve.writer import likeliest
+from softprompt.serve.engine.cache import Cache
+from softprompt.serve.engine.compiled import Compiled, Store, compile_front
+from softprompt.serve.engine.grouped import Group, grouped, start
+from softprompt.serve.engine.registry import Entry
+from softprompt.serve.engine.slots import Slots
+from softprompt.serve.engine.step import Step, choose, deal, forward
+from softprompt.serve.engine.trouble import cancelled, draining, internal, not_finite, queue_full
+from softprompt.serve.engine.work import Job, Work, finish, prepare
+from softprompt.serve.engine.writer import likeliest
 
 logger = logging.getLogger(__name__)
 

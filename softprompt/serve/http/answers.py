@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from softprompt.serve.contract import Kind, Sampling, Scored
-from softprompt.serve.formats import usage_of
-from softprompt.serve.gather import together
-from softprompt.serve.schemas import EmbeddingRequest, ScoreRequest, TagRequest
-from softprompt.serve.service import Given, Service
+from softprompt.serve.http.formats import usage_of
+from softprompt.serve.http.gather import together
+from softprompt.serve.http.schemas import EmbeddingRequest, ScoreRequest, TagRequest
+from softprompt.serve.http.service import Given, Service
 
 
 def routes(service: Service) -> APIRouter:

@@ -16,15 +16,15 @@ from softprompt.errors import ArtifactError, RecipeError
 from softprompt.generate import Ending
 from softprompt.methods import Method, name_of
 from softprompt.prompt import Bare, Prompt
-from softprompt.serve.compiled import compile_front, injection_of
 from softprompt.serve.contract import Request, Sampling, ServeError, Stats, TaskInfo
-from softprompt.serve.registry import Entry, Registry
-from softprompt.serve.rows import kind_of, rows_of
-from softprompt.serve.scheduler import Limits, Scheduler
-from softprompt.serve.ticket import Ticket
-from softprompt.serve.trial import eligible, trial
-from softprompt.serve.work import Work
-from softprompt.serve.writer import settings_of
+from softprompt.serve.engine.compiled import compile_front, injection_of
+from softprompt.serve.engine.registry import Entry, Registry
+from softprompt.serve.engine.rows import kind_of, rows_of
+from softprompt.serve.engine.scheduler import Limits, Scheduler
+from softprompt.serve.engine.ticket import Ticket
+from softprompt.serve.engine.trial import eligible, trial
+from softprompt.serve.engine.work import Work
+from softprompt.serve.engine.writer import settings_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

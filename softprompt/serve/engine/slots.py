@@ -1,7 +1,7 @@
 """Which row has which slot of the cache: rows that write have the first ones, where one product reads them all."""
 
-from softprompt.serve.cache import Cache
-from softprompt.serve.work import Job
+from softprompt.serve.engine.cache import Cache
+from softprompt.serve.engine.work import Job
 
 
 class Slots:

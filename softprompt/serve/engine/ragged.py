@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from softprompt.core import Pair, Prefix
 from softprompt.packed import HARMLESS, flash, merge, unpackable
-from softprompt.serve.cache import Cache
+from softprompt.serve.engine.cache import Cache
 
 WASTE = 4  # padded keys over real ones, above which rows of a step attend one by one
 

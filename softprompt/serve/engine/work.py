@@ -10,13 +10,13 @@ from torch import Tensor
 from softprompt.core import Row
 from softprompt.errors import DataError
 from softprompt.generate import Ending
-from softprompt.serve.compiled import Compiled, private
 from softprompt.serve.contract import Usage
-from softprompt.serve.ragged import Front
-from softprompt.serve.registry import Entry
-from softprompt.serve.rows import labelled, reads_hidden, scored
-from softprompt.serve.ticket import Ticket
-from softprompt.serve.writer import Writer, settings_of
+from softprompt.serve.engine.compiled import Compiled, private
+from softprompt.serve.engine.ragged import Front
+from softprompt.serve.engine.registry import Entry
+from softprompt.serve.engine.rows import labelled, reads_hidden, scored
+from softprompt.serve.engine.ticket import Ticket
+from softprompt.serve.engine.writer import Writer, settings_of
 
 
 @dataclass(eq=False)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.serve.cache import Cache
-from softprompt.serve.compiled import run
-from softprompt.serve.ragged import Ragged, Segment, Writing
-from softprompt.serve.work import Job
+from softprompt.serve.engine.cache import Cache
+from softprompt.serve.engine.compiled import run
+from softprompt.serve.engine.ragged import Ragged, Segment, Writing
+from softprompt.serve.engine.work import Job
 
 
 @dataclass

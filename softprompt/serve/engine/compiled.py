@@ -18,7 +18,7 @@ from softprompt import canary
 from softprompt.backbones.text import prefix_length, shared
 from softprompt.core import Injection, Pair, Row
 from softprompt.prompt import Prompt
-from softprompt.serve.ragged import Front, Ragged, Segment
+from softprompt.serve.engine.ragged import Front, Ragged, Segment
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from softprompt.serve.catalog import unknown
-from softprompt.serve.faults import answers_errors
-from softprompt.serve.guard import Guard, Keys
-from softprompt.serve.logs import log
-from softprompt.serve.schemas import NameRequest
-from softprompt.serve.service import Service
+from softprompt.serve.http.catalog import unknown
+from softprompt.serve.http.faults import answers_errors
+from softprompt.serve.http.guard import Guard, Keys
+from softprompt.serve.http.logs import log
+from softprompt.serve.http.schemas import NameRequest
+from softprompt.serve.http.service import Service
 
 
 def admin_app(service: Service, token: str) -> ASGIApp:

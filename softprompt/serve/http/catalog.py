@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from softprompt.artifact import Card
 from softprompt.errors import SoftpromptError
 from softprompt.serve.contract import Engine, TaskInfo
-from softprompt.serve.logs import log
-from softprompt.serve.refusals import Refusal
-from softprompt.serve.shelf import Listed, Shelf
+from softprompt.serve.http.logs import log
+from softprompt.serve.http.refusals import Refusal
+from softprompt.serve.http.shelf import Listed, Shelf
 
 PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 NAME = re.compile(rf"({PLAIN})(?:@({PLAIN}))?")
