@@ -35,6 +35,12 @@ def choose_init(recipe: Recipe, method: type[Method]) -> str:
             raise RecipeError("SP-E207", f"{name} with init.kind={kind}", f"init.kind={needed}", f"leave {name} out")
     if kind == "prompt" and not init.source:
         raise RecipeError("SP-E207", "init.kind=prompt alone", "the path of an artifact", "set init.source")
+    if method.borrows and not init.sources:
+        expected = "trained prompts of other tasks"
+        raise RecipeError("SP-E207", f"method {recipe.method.name} without init.sources", expected, "set init.sources")
+    if init.sources and not method.borrows:
+        found, expected = f"init.sources for {recipe.method.name}", "a method that reads several prompts"
+        raise RecipeError("SP-E207", found, expected, "leave init.sources out")
     return kind
 
 

@@ -158,6 +158,7 @@ class Start:
     cross: Prefix | None = None
     note: str = ""  # how it was made, for the log and the card
     ids: Tensor | None = None  # [P] int64, where `embeds` are the embeddings of these tokens
+    sources: Tensor | None = None  # [N, P, H] float32, prompts of other tasks, for methods that borrow
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,12 @@
 
 Lester et al. 2021 (arXiv:2104.08691, section 3.2): sampled vocabulary (the first 5,000 ids, without repeats) or class
 labels; both beat random vectors. A prefix starts from the keys and values that the model itself makes of a text.
+
+Prompts of other tasks come in by two keys of a recipe. `init.source` is one stored prompt that training begins at: it
+becomes `Start.embeds`, or keys and values, so a method that freezes or multiplies its start (`adapt`, `mpt`) needs no
+more. `init.sources` are several that a method reads beside its own: they become `Start.sources` [N, P, H]. `plan` opens
+the files and checks their backbone, this module their kind and shape; a method sees tensors alone, and says by
+`borrows` that it reads them.
 """
 
 from collections.abc import Sequence
@@ -179,6 +185,27 @@ def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> S
     return replace(
         method_start, prefix=sides["encoder"], decoder=sides["decoder"], cross=sides["cross"], note=f"prompt {where}"
     )
+
+
+def from_sources(start: Start, sources: Sequence[tuple[dict[str, Tensor], str]]) -> Start:
+    """The same start with the vectors [N, P, H] of N stored prompts beside it, each given as tensors and a name.
+
+    Raises `RecipeError` where one of them holds keys and values, or vectors of another shape than those of the start.
+    """
+    if not sources:
+        return start
+    for tensors, where in sources:
+        if tensors.keys() != {"prompt"}:
+            raise RecipeError(
+                "SP-E231",
+                f"{', '.join(sorted(tensors))[:120] or 'nothing'} in {where}",
+                "plain vectors among the input embeddings, which is what the target's own prompt is",
+                "set init.sources to prompts that are stored so (`softprompt show`)",
+            )
+        if tensors["prompt"].shape != start.embeds.shape:
+            raise mismatch(where, tuple(tensors["prompt"].shape), tuple(start.embeds.shape))
+    joined = torch.stack([tensors["prompt"].float() for tensors, _ in sources])
+    return replace(start, sources=joined, note=f"{start.note}; {len(sources)} source prompts")
 
 
 def mismatch(where: str, found: object, expected: object) -> RecipeError:

@@ -30,7 +30,7 @@ from softprompt.data.checks import by_class, content
 from softprompt.errors import DataError, RecipeError
 from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer
 from softprompt.images import ImageTemplate
-from softprompt.init import from_prompt, make_start
+from softprompt.init import from_prompt, from_sources, make_start
 from softprompt.methods import check_options, find
 from softprompt.metrics import default_metric, find_metric
 from softprompt.prompt import Prompt, Task
@@ -256,12 +256,17 @@ def starting_point(plan: Plan, backbone: Backbone, template: Any, *, keys: bool)
         labels=[recipe.task.words.get(label, spoken(label)) for label in plan.labels],
         pixels=pixels,
     )
-    if not warm:
-        return start
-    assert recipe.init.source is not None
-    artifact = Artifact.load(recipe.init.source)
+    if warm:
+        assert recipe.init.source is not None
+        start = from_prompt(start, *stored(recipe.init.source, backbone))
+    return from_sources(start, [stored(path, backbone) for path in recipe.init.sources])
+
+
+def stored(path: str, backbone: Backbone) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of a prompt's method and its name; raises `ArtifactError` where it is of another backbone."""
+    artifact = Artifact.load(path)
     artifact.check_backbone(backbone)
-    return from_prompt(start, artifact.method_tensors(), Path(recipe.init.source).name)
+    return artifact.method_tensors(), Path(path).name
 
 
 def flat(example: Example, fields: Sequence[str]) -> str:

@@ -95,6 +95,12 @@ class InitSection(Section):
     kind: Literal["auto", "vocabulary", "text", "labels", "random", "prompt"] = "auto"
     text: str | None = Field(None, description="text to start from; training text if not given")
     source: str | None = Field(None, description="artifact to start from (kind=prompt)")
+    sources: tuple[str, ...] = Field((), description="artifacts of other tasks, for methods that read several")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every artifact that a run reads before its first step."""
+        return (*filter(None, [self.source]), *self.sources)
 
 
 class OptimSection(Section):
@@ -156,6 +162,7 @@ PATHS = (
     ("data", "dev"),
     ("data", "test"),
     ("init", "source"),
+    ("init", "sources"),
     ("train", "cache_folder"),
 )
 
@@ -177,7 +184,7 @@ class Recipe(Section):
         for section, key in PATHS:
             path = values.get(section, {}).get(key)
             if path:
-                values[section][key] = bare_name(path)
+                values[section][key] = bare_name(path) if isinstance(path, str) else [bare_name(p) for p in path]
         return values
 
     def rooted(self) -> "Recipe":
@@ -185,13 +192,18 @@ class Recipe(Section):
         values = self.model_dump()
         for section, key in PATHS:
             path = values[section][key]
-            if path and Path(path).exists():
-                values[section][key] = str(Path(path).resolve())
+            if path:
+                values[section][key] = rooted(path) if isinstance(path, str) else [rooted(p) for p in path]
         return Recipe.model_validate(values)
 
     def to_yaml(self, *, full: bool = False) -> str:
         """The recipe as YAML; without `full`, only what differs from the defaults."""
         return write_yaml(self.model_dump(mode="json", exclude_defaults=not full))
+
+
+def rooted(name: str) -> str:
+    """The absolute path of a file or folder that is there; any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def bare_name(name: str) -> str:

@@ -89,8 +89,7 @@ def train_stage(plan: Plan, backbone: Backbone, place: Path, listen: Listener) -
 
 def claim(plan: Plan, backbone: Backbone, place: Path) -> None:
     """Say in `place` what is trained there; raises `TrainingError` where that says something else already."""
-    source = plan.recipe.init.source
-    start = fingerprint(Artifact.load(source)) if source else ""
+    start = " ".join(fingerprint(Artifact.load(source)) for source in plan.recipe.init.files)
     identity = {"backbone": backbone.fingerprint, "data": plan.sha256, "start": start}
     if not (place / "recipe.yaml").exists():
         place.mkdir(parents=True, exist_ok=True)

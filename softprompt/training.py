@@ -20,6 +20,7 @@ from softprompt.backbones import Backbone, load_backbone
 from softprompt.checkpoint import State
 from softprompt.core import Batch, Row
 from softprompt.cost import announce
+from softprompt.doctor.before import guard
 from softprompt.engine import choose, once
 from softprompt.errors import TrainingError
 from softprompt.evaluate import Report, evaluate
@@ -106,8 +107,7 @@ def reopen(folder: str | Path, backbone: Backbone | None = None) -> tuple[Plan, 
 
 def parents_of(recipe: Recipe) -> tuple[str, ...]:
     """The file names of the prompts that a run starts from, for the card."""
-    source = recipe.init.source
-    return (Path(source).name,) if source else ()
+    return tuple(Path(source).name for source in recipe.init.files)
 
 
 def open_backbone(recipe: Recipe) -> Backbone:
@@ -177,7 +177,12 @@ def fit(
     with stopping() as stop:
         while run.step < plan.steps and not run.patience_is_over(settings.patience):
             began = time.monotonic()
-            loss, norm, tokens = step(prompt, plan, rows, optimizer, rates, run.step)
+            try:
+                loss, norm, tokens = step(prompt, plan, rows, optimizer, rates, run.step)
+            except TrainingError as error:  # so that `softprompt doctor` can say how the run ended
+                log.write({"event": "failed", "step": run.step + 1, **error.as_dict()})
+                log.close()
+                raise
             run.step += 1
             seconds = time.monotonic() - began
             event = {"event": "step", "step": run.step, "loss": loss, "norm": norm, "tokens": tokens}
@@ -204,6 +209,7 @@ def prepared(prompt: Prompt, plan: Plan, listen: Listener) -> tuple[list[Row], t
     settings = plan.recipe.train
     rows = [prompt.row(example) for example in plan.train]
     warn_cut(rows, listen)
+    guard(prompt, plan, rows, listen)
     optimizer, rates = make_optimizer(plan.recipe.optim, prompt.method.groups(), prompt.head)
     prompt.backbone.recompute(settings.checkpointing)
     first = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, 0)[: settings.batch_size]

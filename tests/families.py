@@ -172,7 +172,10 @@ def leaves(value: object) -> list[Tensor]:
 
 
 def start(frozen: Backbone, length: int = P) -> Start:
-    """Where a method begins: embeddings of real tokens (for images: anything), and keys and values of that input."""
+    """Where a method begins: embeddings of real tokens (for images: anything), and keys and values of that input.
+
+    Beside them three prompts of other tasks, near the same embeddings, for methods that read several.
+    """
     ids = torch.arange(10, 10 + length)[None]
     if frozen.spec.kind == "vision":
         vectors = torch.randn(length, frozen.spec.hidden, generator=torch.Generator().manual_seed(3))
@@ -181,8 +184,9 @@ def start(frozen: Backbone, length: int = P) -> Start:
             vectors * frozen.spec.rms,
             tuple(pair and (pair[0][:1, :, :length], pair[1][:1, :, :length]) for pair in made),
         )
-    recorded = frozen.record(tokens(ids))
-    return Start(frozen.tokens(ids)[0].float(), recorded.prefix, recorded.decoder, recorded.cross)
+    recorded, embeds = frozen.record(tokens(ids)), frozen.tokens(ids)[0].float()
+    apart = torch.randn(3, *embeds.shape, generator=torch.Generator().manual_seed(4)) * frozen.spec.rms / 10
+    return Start(embeds, recorded.prefix, recorded.decoder, recorded.cross, sources=embeds + apart)
 
 
 def recompute(frozen: Backbone) -> Backbone:

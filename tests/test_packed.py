@@ -99,7 +99,8 @@ def test_loss_and_gradient_are_those_of_padded_rows(name: str, family: str) -> N
         pytest.skip("no prefix here")
     method = untrained(name, frozen)
     network = any(isinstance(part, nn.Linear | nn.LSTM) for part in method.modules())
-    limit = 1e-5 if network else 3e-6  # a network between prompt and loss magnifies rounding
+    summed = sum(weight.numel() for weight in method.parameters()) < H  # every gradient is a sum over a whole vector
+    limit = 1e-5 if network or summed else 3e-6  # both magnify rounding
     agree(frozen, rows(RAGGED, method.length if method.slots else 0, front=1), method, limit)
 
 
@@ -116,7 +117,7 @@ def test_the_methods_that_everybody_uses_are_packed_and_routed_ones_are_not() ->
     assert "depends on the row" in frozen.unpackable(data, by_row)
 
 
-@pytest.mark.parametrize("name", ["prompt_tuning", "prefix"])
+@pytest.mark.parametrize("name", ["prompt_tuning", "prefix", "rounded"])
 def test_in_float64_both_ways_are_equal(name: str) -> None:
     frozen = families.fresh("gpt2", torch.float64)
     method = untrained(name, backbone("gpt2")).double()

@@ -15,7 +15,24 @@ import typer
 from typer.exceptions import TyperException
 
 from softprompt import __version__
-from softprompt.cli import data, demo, exchange, inspect, prune, serve, sweep, together, upkeep, use
+from softprompt.cli import (
+    between,
+    compare,
+    compress,
+    data,
+    demo,
+    doctor,
+    exchange,
+    explain,
+    inspect,
+    prune,
+    search,
+    serve,
+    sweep,
+    together,
+    upkeep,
+    use,
+)
 from softprompt.cli import train as training
 from softprompt.cli.output import document, note
 from softprompt.errors import RecipeError, SoftpromptError
@@ -31,7 +48,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "resume": training.resume,
     "sweep": sweep.sweep,
+    "compare": compare.compare,
+    "search": search.search,
     "prune": prune.prune,
+    "compress": compress.compress,
+    "explain": explain.explain,
+    "doctor": doctor.doctor,
     "evaluate": use.evaluate,
     "predict": use.predict,
     "ensemble": together.ensemble,
@@ -49,6 +71,7 @@ for name, command in COMMANDS.items():
 app.add_typer(inspect.recipes, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(upkeep.app, name="store")
+app.add_typer(between.app, name="transfer")
 
 
 USAGE = {"No such command": "SP-E250", "No such option": "SP-E251"}

@@ -68,6 +68,11 @@ def resume(
     run: Annotated[str, typer.Argument(help="Folder of a run that stopped.", metavar="RUN")], as_json: AsJson = False
 ) -> None:
     """Go on with a run or a sweep that stopped, to the same bits."""
+    if (Path(run) / "search.json").exists():
+        from softprompt.cli.search import go_on as go_on_searching
+
+        go_on_searching(Path(run), as_json)
+        return
     if (Path(run) / "sweep.json").exists():
         from softprompt.cli.sweep import go_on as go_on_with_all
 

@@ -27,6 +27,7 @@ class Method(nn.Module):
     paper: ClassVar[str]  # authors, year, title, arXiv id
     summary: ClassVar[str]  # what is trained and where it enters, in half a line
     slots: bool = True  # True: vectors stand in the text; False: they enter at every layer
+    borrows: bool = False  # True: reads `start.sources`, so that `init.sources` must name prompts of other tasks
     default_init: ClassVar[str] = "vocabulary"
     default_head: ClassVar[str] = "verbalizer"
     travel: ClassVar[float] = 60.0  # how far `lr: auto` lets a coordinate go in a whole run, in its own units

@@ -92,13 +92,14 @@ def beside(path: Path, artifact: "Artifact") -> tuple[Parent, ...]:
     recipe = path.parent / "recipe.yaml"
     if not (artifact.card.parents and recipe.is_file()):
         return ()
-    source = load_recipe(recipe).init.source
-    if source is None or Path(source).name not in artifact.card.parents:
-        return ()
-    try:
-        return (Parent(RELATIONS[0], Path(source).name, digest(read_regular(Path(source), LIMIT))),)
-    except SoftpromptError:  # it is no longer there, and the name on the card is all that is left
-        return ()
+    found = []
+    for source in map(Path, load_recipe(recipe).init.files):
+        if source.name in artifact.card.parents:
+            try:
+                found.append(Parent(RELATIONS[0], source.name, digest(read_regular(source, LIMIT))))
+            except SoftpromptError:  # it is no longer there, and the name on the card is all that is left
+                continue
+    return tuple(found)
 
 
 def remember(index: sqlite3.Connection, sha256: str, facts: Facts) -> None:

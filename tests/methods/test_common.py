@@ -17,9 +17,18 @@ from softprompt.methods import Method, find, names, option_names
 
 FAMILIES = ["llama", "gpt2", "bert", "t5", "bart", "vit"]
 OPTIONS: dict[str, list[dict[str, Any]]] = {  # beside the defaults, which every method is tested with
+    "adapt": [
+        {"form": "dense", "penalty": 0.5},
+        {"rank": 2},
+        {"form": "bottleneck", "bottleneck": 8},
+        {"form": "multiplicative"},
+        {"form": "gated"},
+    ],
+    "attempt": [{"sources": 3, "bottleneck": 8, "temperature": 0.5}],
     "cpt": [{"types": "fiil", "format_epsilon": 0.02, "context": False}],
     "dept": [{"rank": 2, "tokens": 8}, {"rank": 5, "tokens": 16}],
     "idpg": [{"bottleneck": 8, "phm": 4}],
+    "mpt": [{"factor_rate": 0.5}],
     "p_tuning": [{"encoder": "mlp"}],
     "pt_moe": [{"experts": 3, "top_k": 3, "rank": 4}],
     "prefix": [{"bottleneck": 16}, {"layers": "1-2"}, {"reach": "encoder"}, {"reach": "cross", "bottleneck": 8}],
@@ -29,7 +38,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {  # beside the defaults, which every
     "wayward": [{"gamma": 2.0}],
     "smop": [{"top_k": 2}, {"top_k": 4, "noise": 0.0}],
 }
-ROUTED = {"pt_moe", "smop"}  # begin near the start only: experts must differ, and a router's share scales them
+ROUTED = {"attempt", "pt_moe", "rounded", "smop"}  # begin near its direction only: experts differ, shares scale
 CASES = [(name, options) for name in names() for options in [{}, *OPTIONS.get(name, [])]]
 every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value))
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -149,6 +158,8 @@ def keys_and_values(family: str, layers: int = L) -> int:
 
 FOLDED = {  # parameters by family, from the papers: a prompt is l*d, a prefix 2*L*l*(kv heads)*(head size) a stack
     "prompt_tuning": lambda family, options: P * H,
+    "adapt": lambda family, options: P * H,
+    "mpt": lambda family, options: P * H,
     "p_tuning": lambda family, options: P * H,
     "vpt": lambda family, options: (L if options.get("deep", True) else 1) * P * H,
     "xprompt": lambda family, options: P * H,

@@ -26,8 +26,8 @@ from softprompt.methods.prefix import PrefixTuning
 from softprompt.methods.prompt_tuning import PromptTuning
 from softprompt.prompt import Prompt, Task
 from softprompt.serve.contract import Delta, Finish, Kind, Request, Sampling, ServeError, Usage
-from softprompt.serve.engine.compiled import Store, compile_front, injection_of
 from softprompt.serve.engine import PromptEngine
+from softprompt.serve.engine.compiled import Store, compile_front, injection_of
 from softprompt.serve.engine.scheduler import Limits
 from softprompt.serve.engine.ticket import Ticket
 from softprompt.serve.engine.writer import settled
