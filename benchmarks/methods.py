@@ -100,8 +100,8 @@ def beside(made: Recipe, backbone: Backbone) -> dict[str, Run]:
 
 
 def text_methods() -> list[str]:
-    """The methods that say that they work with a causal model."""
-    return [name for name in names() if "causal" in by_kind(find(name))]
+    """The methods that say that they work with a causal model, and need no prompts of other tasks."""
+    return [name for name in names() if "causal" in by_kind(find(name)) and not find(name).borrows]
 
 
 def protocol(name: str, task: Task, backbone: Backbone) -> Run:
@@ -179,7 +179,8 @@ def page(chosen: argparse.Namespace, backbone: Backbone) -> str:
     return "\n".join(
         [
             f"{'; '.join(made)}. Weights {backbone.fingerprint[:12]}, {versions(runs)}, {runs[0]['machine']}; "
-            f"{len(runs)} runs, {spent:.0f} core-minutes. Not for text: {', '.join(left) or 'none'}.",
+            f"{len(runs)} runs, {spent:.0f} core-minutes. Left out, being for images or in need of prompts of "
+            f"other tasks: {', '.join(left) or 'none'}.",
             "",
             table(runs, chosen.tasks),
         ]
