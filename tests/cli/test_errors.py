@@ -9,7 +9,7 @@ import pytest
 LINE = re.compile(r"SP-E\d{3} .*found .+; expected .+; do: .+\n")
 
 COMMAND_LINES = {
-    "unknown command": ("trian x.csv", "SP-E250", "did you mean 'train'"),
+    "unknown command": ("trian x.csv", "SP-E250", "did you mean 'train', 'transfer'?"),
     "unknown subcommand": ("recipe chek x.yaml", "SP-E250", "did you mean 'check'"),
     "unknown option": ("train train.csv --epoch 3", "SP-E251", "did you mean --epochs?"),
     "missing argument": ("predict", "SP-E252", "softprompt predict --help"),
