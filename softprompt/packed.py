@@ -52,9 +52,7 @@ class Packed:
 
         Raises `Unsupported` where a layer asks for anything that is not known to be harmless.
         """
-        unknown = [name for name, given in others.items() if given is not None and name not in HARMLESS]
-        if unknown or dropout or mask is None or mask.numel() != 1 or id(module) not in self.pairs:
-            raise unpackable(f"an attention layer that asks for {', '.join(unknown) or 'a mask or dropout of its own'}")
+        check_asked(mask, dropout, others, known=id(module) in self.pairs)
         self.asked[id(module)] = sliding_window
         pair = self.pairs[id(module)]
         kind = (
@@ -148,6 +146,13 @@ class Several:
 def unpackable(found: str) -> Unsupported:
     """The error for a model that cannot read a packed row."""
     return Unsupported("SP-E422", found, "attention over rows and nothing else", "set train.engine to plain or auto")
+
+
+def check_asked(mask: Tensor | None, dropout: float, others: dict[str, Any], *, known: bool) -> None:
+    """Raise `Unsupported` where a layer asks for anything that is not known to be harmless, or is not a known one."""
+    unknown = [name for name, given in others.items() if given is not None and name not in HARMLESS]
+    if unknown or dropout or mask is None or mask.numel() != 1 or not known:
+        raise unpackable(f"an attention layer that asks for {', '.join(unknown) or 'a mask or dropout of its own'}")
 
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from softprompt.core import Pair, Prefix
-from softprompt.packed import HARMLESS, flash, merge, unpackable
+from softprompt.packed import check_asked, flash, merge, unpackable
 from softprompt.serve.engine.cache import Cache
 
 WASTE = 4  # padded keys over real ones, above which rows of a step attend one by one
@@ -101,9 +101,7 @@ class Ragged:
 
         Raises `Unsupported` where a layer asks for anything that is not known to be harmless.
         """
-        unknown = [name for name, given in others.items() if given is not None and name not in HARMLESS]
-        if unknown or dropout or mask is None or mask.numel() != 1 or id(module) not in self.layers:
-            raise unpackable(f"an attention layer that asks for {', '.join(unknown) or 'a mask or dropout of its own'}")
+        check_asked(mask, dropout, others, known=id(module) in self.layers)
         if self.device is None:
             self.plan(query.device)
         layer = self.layers[id(module)]
