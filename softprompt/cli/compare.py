@@ -2,14 +2,15 @@
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from softprompt.cli.options import AsJson, Model
-from softprompt.cli.output import document, duration, next_steps, note, say, table
+from softprompt.cli.output import document, duration, next_steps, say, table
+from softprompt.cli.progress import resumable
 from softprompt.cli.summary import number
 from softprompt.cli.sweep import Together
 from softprompt.cli.train import read_recipe
@@ -17,7 +18,6 @@ from softprompt.errors import RecipeError
 
 if TYPE_CHECKING:
     from softprompt.lab import Compared, Protocol
-    from softprompt.run import Listener
 
 
 def compare(
@@ -105,19 +105,10 @@ def follow(protocol: "Protocol", folder: Path, command: Sequence[str], as_json: 
 
     began = time.monotonic()
     again = shlex.join([*command, "--run", str(folder)])
-    start: Callable[[Listener], Compared] = lambda listen: begin(protocol, folder, listen=listen)  # noqa: E731
-    with Lines(f"comparison: {folder}") as progress:
-        from softprompt.run import Stopped
-
-        try:
-            found = start(progress)
-            page = write(found, shlex.join(command), progress)
-        except Stopped as stopped:
-            if as_json:
-                document({"stopped": True, "run": str(folder), "exit_code": stopped.code})
-            note("stopped; the states are saved, and what is done is not run again")
-            next_steps(again)
-            raise
+    saved = "the states are saved, and what is done is not run again"
+    with Lines(f"comparison: {folder}") as progress, resumable(folder, saved, again, as_json=as_json):
+        found = begin(protocol, folder, listen=progress)
+        page = write(found, shlex.join(command), progress)
     if as_json:
         facts = {"run": str(folder), "report": str(page), "seconds": found.seconds, "environment": found.environment}
         document(found.numbers | facts)

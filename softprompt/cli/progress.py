@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from softprompt.cli.output import console, duration, escaped, size
+from softprompt.cli.output import console, document, duration, escaped, next_steps, note, size
 
 EVERY = 10.0  # seconds between plain lines
 RECENT = 20  # steps over which the speed is averaged
@@ -122,6 +123,22 @@ class Progress:
             self.line.update(self.line.task_ids[0], text="comparing with what it has to beat")
         if not self.brief:
             self.print(f"{event['name']}: {event['score']}")
+
+
+@contextmanager
+def resumable(run: object, saved: str, *again: str, as_json: bool, progress: Progress | None = None) -> Iterator[None]:
+    """Around work that may be told to stop: then say what is saved and the command that goes on, and pass it on."""
+    from softprompt.run import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        step = {} if progress is None else {"step": progress.step}
+        if as_json:
+            document({"stopped": True, "run": str(run), **step, "exit_code": stopped.code})
+        note(f"stopped{f' after step {progress.step}' if progress else ''}; {saved}")
+        next_steps(*again)
+        raise
 
 
 def priced(cost: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ import typer
 
 from softprompt.cli import summary
 from softprompt.cli.options import AsJson
-from softprompt.cli.output import document, duration, next_steps, note, say, size, table
-from softprompt.cli.progress import Progress
+from softprompt.cli.output import document, duration, next_steps, say, size, table
+from softprompt.cli.progress import Progress, resumable
 from softprompt.errors import RecipeError
 
 
@@ -25,17 +25,11 @@ def prune(
     """Remove what matters least in a prompt, and train the rest again."""
     shares = numbers(ratios)
     from softprompt.pruning import prune as begin
-    from softprompt.run import Stopped
 
     began = time.monotonic()
-    with Progress(brief=True) as progress:
-        try:
-            result = begin(run, ratios=shares, pieces=pieces, folder=out, listen=progress)
-        except Stopped as stopped:
-            if as_json:
-                document({"stopped": True, "run": run, "exit_code": stopped.code})
-            note("stopped; the stage at hand is saved, and the same command goes on with it")
-            raise
+    saved = "the stage at hand is saved, and the same command goes on with it"
+    with Progress(brief=True) as progress, resumable(run, saved, as_json=as_json):
+        result = begin(run, ratios=shares, pieces=pieces, folder=out, listen=progress)
     report, path = result.report.as_dict(), result.artifact
     tried = [candidate.as_dict() | {"chosen": candidate is result.chosen} for candidate in result.candidates]
     count = path.stat().st_size

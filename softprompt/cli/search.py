@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.cli.options import AsJson, Model
-from softprompt.cli.output import document, duration, next_steps, note, say, table
-from softprompt.cli.progress import Event, Progress
+from softprompt.cli.output import document, duration, next_steps, say, table
+from softprompt.cli.progress import Event, Progress, resumable
 from softprompt.cli.summary import number
 from softprompt.cli.train import read_recipe
 
@@ -86,16 +86,9 @@ def follow(begin: "Callable[[Listener], Found]", folder: Path, as_json: bool) ->
     """Search to the end and print what came of it; a search that is told to stop says how to go on."""
     began = time.monotonic()
     with Hunt(f"search: {folder}", brief=as_json) as progress:
-        from softprompt.run import Stopped
-
-        try:
+        again = shlex.join(["softprompt", "resume", str(folder)])
+        with resumable(folder, "the state is saved", again, as_json=as_json):
             found = begin(progress)
-        except Stopped as stopped:
-            if as_json:
-                document({"stopped": True, "run": str(folder), "exit_code": stopped.code})
-            note("stopped; the state is saved")
-            next_steps(shlex.join(["softprompt", "resume", str(folder)]))
-            raise
     show(found, time.monotonic() - began, found.prompt.backbone.name, as_json)
 
 

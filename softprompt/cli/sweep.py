@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.cli.options import AsJson, Model
-from softprompt.cli.output import document, duration, next_steps, note, say, table
-from softprompt.cli.progress import Event, Progress
+from softprompt.cli.output import document, duration, next_steps, say, table
+from softprompt.cli.progress import Event, Progress, resumable
 from softprompt.cli.summary import number
 from softprompt.cli.train import read_recipe, refuse_absent
 
@@ -107,16 +107,9 @@ def follow(start: "Callable[[Listener], Swept]", folder: Path, as_json: bool) ->
     """Run to the end and print the table; a sweep that is told to stop says how to go on."""
     began = time.monotonic()
     with Together(f"sweep: {folder}") as progress:
-        from softprompt.run import Stopped
-
-        try:
+        again = shlex.join(["softprompt", "resume", str(folder)])
+        with resumable(folder, "the states are saved", again, as_json=as_json, progress=progress):
             swept = start(progress)
-        except Stopped as stopped:
-            if as_json:
-                document({"stopped": True, "run": str(folder), "step": progress.step, "exit_code": stopped.code})
-            note(f"stopped after step {progress.step}; the states are saved")
-            next_steps(shlex.join(["softprompt", "resume", str(folder)]))
-            raise
     seconds = time.monotonic() - began
     if as_json:
         document(swept.as_dict() | {"seconds": round(seconds, 1)})

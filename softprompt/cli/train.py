@@ -10,8 +10,8 @@ import typer
 
 from softprompt.cli import summary
 from softprompt.cli.options import AsJson, Model
-from softprompt.cli.output import document, duration, next_steps, note, say, size
-from softprompt.cli.progress import Progress
+from softprompt.cli.output import document, duration, next_steps, say, size
+from softprompt.cli.progress import Progress, resumable
 from softprompt.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -144,16 +144,9 @@ def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -
     """Run to the end and print what came of it; a run that is told to stop says how to go on."""
     began = time.monotonic()
     with Progress(f"run: {folder}") as progress:
-        from softprompt.run import Stopped
-
-        try:
+        again = shlex.join(["softprompt", "resume", str(folder)])
+        with resumable(folder, "the state is saved", again, as_json=as_json, progress=progress):
             result = start(progress)
-        except Stopped as stopped:
-            if as_json:
-                document({"stopped": True, "run": str(folder), "step": progress.step, "exit_code": stopped.code})
-            note(f"stopped after step {progress.step}; the state is saved")
-            next_steps(shlex.join(["softprompt", "resume", str(folder)]))
-            raise
     report, seconds = result.report.as_dict(), time.monotonic() - began
     recipe = progress.plan.recipe
     path, count = str(result.artifact), result.artifact.stat().st_size

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from softprompt.cli.options import AsJson, Model
-from softprompt.cli.output import document, next_steps, note, say, table
-from softprompt.cli.progress import Event, Progress
+from softprompt.cli.output import document, next_steps, say, table
+from softprompt.cli.progress import Event, Progress, resumable
 from softprompt.cli.store import Folder, opened
 from softprompt.cli.sweep import Together
 from softprompt.cli.train import read_recipe
@@ -186,15 +186,9 @@ def chosen(run: str | None, data: str, kind: str) -> Path:
 def follow(start: "Callable[[Listener], Outcome]", folder: Path, as_json: bool) -> Outcome:
     """Run to the end; one that is told to stop says how to go on."""
     with Watch(brief=True) as progress:
-        from softprompt.run import Stopped
-
-        try:
+        saved = f"the states are saved, and the same command with --run {folder} goes on"
+        with resumable(folder, saved, as_json=as_json, progress=progress):
             return start(progress)
-        except Stopped as stopped:
-            if as_json:
-                document({"stopped": True, "run": str(folder), "step": progress.step, "exit_code": stopped.code})
-            note(f"stopped; the states are saved, and the same command with --run {folder} goes on")
-            raise
 
 
 def tested(entry: Any) -> list[str]:
