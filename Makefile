@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak lint types bench bench-methods bench-claims results backbone clean
+.PHONY: demo test test-cluster soak lint types bench bench-methods bench-claims bench-vpt results lab backbone graphrag-check clean
 
 # The stamp is newer than the files that decide what is installed, so an up-to-date environment costs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,6 +26,10 @@ types: $(VENV)/.installed
 test: lint types
 	$(BIN)/pytest
 
+# Several processes: two ranks of one run, and a local Ray cluster that loses a worker. Part of `make test`.
+test-cluster: $(VENV)/.installed
+	$(BIN)/pytest -n 0 tests/cluster
+
 # A minute of sixteen clients while prompts come and go; the suite has ten seconds of it.
 soak: $(VENV)/.installed
 	SOAK_SECONDS=60 $(BIN)/pytest -n 0 -s tests/serve/test_end_to_end.py -k sixteen
@@ -42,8 +46,25 @@ bench-claims: $(VENV)/.installed
 	$(BIN)/python benchmarks/claims.py
 	$(BIN)/python benchmarks/claims.py --page
 
+# The vision transformer is pretrained on drawn letters, in fonts that come with matplotlib.
+runs/vit: | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt matplotlib
+	$(BIN)/python -m scripts.pretrain_vit.train $@
+
+bench-vpt: runs/vit
+	$(BIN)/python benchmarks/vpt.py runs/vit
+	$(BIN)/python benchmarks/vpt.py --page
+
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/results.py
+
+# Hours of one core: the experiments of docs/lab, the regret of docs/compress.md, the doctor's bench. The first two go on.
+lab: $(VENV)/.installed
+	$(BIN)/python benchmarks/lab.py
+	$(BIN)/python benchmarks/lab.py --page
+	$(BIN)/python benchmarks/compress_regret.py
+	$(BIN)/python benchmarks/compress_regret.py --page
+	$(BIN)/python -m tests.doctor.bench --spawn 4
 
 # WordNet and the VADER lexicon, for the pretraining mixture.
 runs/extra:
@@ -60,6 +81,19 @@ backbone: $(VENV)/.installed runs/extra
 	$(BIN)/python -m scripts.pretrain.train --size tiny --tokens 18e6 --out runs/pretrain-tiny-first
 	$(BIN)/python -m scripts.pretrain.train --size tiny --tokens 15e6 --start runs/pretrain-tiny-first/model --teach 4 \
 		--out runs/pretrain-tiny
+
+# GraphRAG itself loads and uses our prompts; 1.2 GB in an environment of its own, so not part of the tests.
+build/graphrag/.installed:
+	$(PYTHON) -m venv build/graphrag
+	build/graphrag/bin/python -m pip install --quiet 'graphrag>=3.3,<4'
+	touch $@
+
+graphrag-check: $(VENV)/.installed build/graphrag/.installed
+	rm -rf build/graphrag-check
+	build/graphrag/bin/graphrag init --root build/graphrag-check --model none --embedding none
+	echo GRAPHRAG_API_KEY=none > build/graphrag-check/.env
+	$(BIN)/python -m scripts.graphrag_check.write build/graphrag-check
+	LITELLM_LOCAL_MODEL_COST_MAP=True build/graphrag/bin/python scripts/graphrag_check/check.py build/graphrag-check
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,15 +1,19 @@
 """Serving 64 tasks from one backbone: the engine with prompts, the engine without, and Hugging Face PEFT.
 
-    python benchmarks/serve.py [--rounds 3] [--lengths 20,50,100] [--only scoring] [--quick] [--save]
+    python benchmarks/serve.py [--size 60M] [--rounds 3] [--lengths 20,50,100] [--only scoring] [--quick] [--save]
+    python benchmarks/serve.py --page
 
-A random Llama of 15 million parameters, one thread, CPU time of the whole process (tokenising included for the engine,
-not for PEFT, which is given ids), the ways taking turns in random order, medians, and ratios within a round. Answers
-are compared before anything is timed: scores with PEFT's to 1e-4, written tokens with single requests and with PEFT's
-one by one. `--save` writes benchmarks/results/serve.json.
+A random Llama of 15 or 60 million parameters, one thread, CPU time of the whole process (tokenising included for the
+engine, not for PEFT, which is given ids), the ways taking turns in random order, medians, and ratios within a round.
+Answers are compared before anything is timed: scores with PEFT's to 1e-4, written tokens with single requests and with
+PEFT's one by one. `--save` puts what was measured into benchmarks/results/serve.json, in the place of older figures of
+the same size and length; `--page` writes the tables of docs/serving-engine.md from that file.
 
 scoring   256 requests (--quick: 64) of 64 tasks, two class words; PEFT: `set_adapter`, then a padded batch a task
 decode    32 requests of 32 tasks at once, 16 tokens each; PEFT: `set_adapter` and `generate`, request by request
-tasks     the same 32 requests, of 1, 8 and 32 tasks
+tasks     the same 32 requests, of 1, 8 and 32 tasks (with decode)
+many      10 and 1,000 prompts: memory, and time to the first token (`--only many`)
+http      a request over HTTP beside the same one to the engine (`--only http`)
 """
 
 import argparse
@@ -28,119 +32,17 @@ from typing import Any
 import peft
 import torch
 import transformers as tf
-from tokenizers import Tokenizer, models, pre_tokenizers
-from train import SIZES, build_model, pad, texts
+from runs import put
+from serve_around import many, over_http
+from serve_bench import ALIVE, NEW, SIZES, TASKS, Bench
+from serve_page import page
 
-from softprompt.backbones import wrap
-from softprompt.core import Start
-from softprompt.heads import Head, LanguageModel, Verbalizer
-from softprompt.methods.prompt_tuning import PromptTuning
-from softprompt.prompt import Prompt, Task, without_prompt
-from softprompt.serve.contract import Answer, Request, Sampling
-from softprompt.serve.engine import PromptEngine
-from softprompt.serve.engine.scheduler import Limits
-from softprompt.template import Template
+from softprompt.serve.contract import Request, Sampling
 
 warnings.filterwarnings("ignore")
 ROOT = Path(__file__).resolve().parents[1]
-TASKS, ALIVE, NEW, TEXT = 64, 32, 16, 32
-WORDS = ((20,), (21,))
+RESULTS = ROOT / "benchmarks" / "results" / "serve.json"
 Way = Callable[[], Any]
-
-
-def tokenizer(size: int) -> Any:
-    """Word i is token i, but for the two special ones."""
-    special = {0: "<pad>", 3: "<unk>"}
-    made = Tokenizer(models.WordLevel({special.get(i, f"w{i}"): i for i in range(size)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return tf.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>"
-    )
-
-
-class Bench:
-    """One backbone, the prompts of all tasks on it, and the same prompts in PEFT."""
-
-    def __init__(self, m: int, scored: int) -> None:
-        vocabulary = SIZES["15M"]["vocab_size"]
-        model = build_model("15M")
-        model.generation_config.eos_token_id = None
-        self.m, self.scored = m, scored
-        self.backbone = wrap(model, tokenizer(vocabulary))
-        g = torch.Generator().manual_seed(1)
-        spec = self.backbone.spec
-        self.vectors = [torch.randn(m, spec.hidden, generator=g) * spec.rms for _ in range(TASKS)]
-        self.texts = texts(scored, TEXT, vocabulary, seed=2)
-        self.bare = build_model("15M")  # PEFT's own copy
-        self.bare.generation_config.eos_token_id = None
-        self.peft: Any = None
-        for i, vectors in enumerate(self.vectors):
-            config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=m)
-            if self.peft is None:
-                self.peft = peft.get_peft_model(self.bare, config, adapter_name=f"t{i}")
-            else:
-                self.peft.add_adapter(f"t{i}", config)
-            self.peft.prompt_encoder[f"t{i}"].embedding.weight.data.copy_(vectors)
-        self.peft.eval()
-
-    def prompt(self, i: int, head: Head, task: Task) -> Prompt:
-        """Task i."""
-        method = PromptTuning(self.backbone.spec, Start(self.vectors[i]))
-        mask = "" if task.kind == "generation" else "{mask}"
-        return Prompt(self.backbone, method, head, Template("{soft}{text}" + mask, self.backbone, length=self.m), task)
-
-    def engine(self, kind: str, tasks: int) -> PromptEngine:
-        """An engine that serves tasks t0, t1... and `bare`, the same question to the backbone alone."""
-        engine = PromptEngine(self.backbone, Limits(rows=ALIVE, waiting=self.scored))
-        for i in range(tasks):
-            if kind == "write":
-                made = self.prompt(i, LanguageModel(), Task("generation", new_tokens=NEW))
-            else:
-                made = self.prompt(i, Verbalizer([list(word) for word in WORDS]), Task("classification", ("a", "b")))
-            engine.add(f"t{i}", "1", made)
-        engine.add("bare", "1", without_prompt(made))
-        return engine
-
-    def text(self, i: int) -> dict[str, str]:
-        """Text i as a client sends it."""
-        return {"text": " ".join(f"w{token}" for token in self.texts[i].tolist())}
-
-    def ask(self, engine: PromptEngine, kind: Any, count: int, tasks: int) -> list[Answer]:
-        """Requests all at once, task by turns (of 0 tasks: the backbone alone); their answers."""
-        sampling = Sampling(max_new_tokens=NEW)
-        requests = [
-            Request(f"t{i % tasks}" if tasks else "bare", self.text(i), kind, sampling=sampling) for i in range(count)
-        ]
-        return [handle.result() for handle in [engine.submit(request) for request in requests]]
-
-    @torch.inference_mode()
-    def peft_scores(self) -> list[list[float]]:
-        """Log-probabilities of the class words, task by task."""
-        found: list[list[float]] = [[]] * self.scored
-        for task in range(TASKS):
-            self.peft.set_adapter(f"t{task}")
-            mine = range(task, self.scored, TASKS)
-            rows = [self.texts[i] for i in mine]
-            mask = pad([torch.ones_like(row) for row in rows], 0)
-            logits = self.peft(input_ids=pad(rows, 0), attention_mask=mask).logits
-            last = logits[torch.arange(len(rows)), self.m + mask.sum(1) - 1]
-            logs = last[:, [word[0] for word in WORDS]].log_softmax(-1)
-            for i, row in zip(mine, logs.tolist(), strict=True):
-                found[i] = row
-        return found
-
-    @torch.inference_mode()
-    def peft_written(self, tasks: int) -> list[str]:
-        """New tokens, request by request."""
-        found = []
-        for i in range(ALIVE):
-            self.peft.set_adapter(f"t{i % tasks}")
-            ids = self.texts[i][None]
-            made = self.peft.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0
-            )
-            found.append(" ".join(f"w{token}" for token in made[0, -NEW:].tolist()))
-        return found
 
 
 def taking_turns(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
@@ -186,6 +88,7 @@ def scoring(bench: Bench, rounds: int) -> dict[str, Any]:
         }
         found = taking_turns(ways, rounds)
     return {
+        "size": bench.size,
         "m": bench.m,
         "requests": bench.scored,
         "cpu seconds": seconds(found),
@@ -215,6 +118,7 @@ def decode(bench: Bench, rounds: int) -> dict[str, Any]:
         found = taking_turns(ways, rounds)
     mixed = found["engine, 32 tasks"]
     return {
+        "size": bench.size,
         "m": bench.m,
         "cpu seconds": seconds(found),
         "no prompt / engine": ratio(found["no prompt"], mixed),
@@ -226,34 +130,66 @@ def decode(bench: Bench, rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--lengths", default="20,50,100", help="prompt vectors, by commas")
-    arguments.add_argument("--only", choices=["scoring", "decode"])
-    arguments.add_argument("--quick", action="store_true", help="64 requests to be scored instead of 256")
-    arguments.add_argument("--save", action="store_true", help="write benchmarks/results/serve.json")
-    chosen = arguments.parse_args()
-    torch.set_num_threads(1)
-    random.seed(0)
-    results: dict[str, Any] = {"scoring": [], "decode": []}
-    for m in map(int, chosen.lengths.split(",")):
-        bench = Bench(m, 64 if chosen.quick else 256)
-        for name, measure in (("scoring", scoring), ("decode", decode)):
-            if chosen.only in (None, name):
-                results[name].append(measure(bench, chosen.rounds))
-                print(name, json.dumps(results[name][-1], indent=1), flush=True)
-    results["made by"] = {
+def around(measure: Callable[..., dict[str, Any]]) -> Callable[[Bench, int], dict[str, Any]]:
+    """A measurement that needs the backbone and some texts."""
+
+    def measured(bench: Bench, rounds: int) -> dict[str, Any]:
+        return {"size": bench.size} | measure(bench.backbone, bench.m, [bench.text(i)["text"] for i in range(32)])
+
+    return measured
+
+
+MEASURES: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
+    "scoring": scoring,
+    "decode": decode,
+    "many": around(many),
+    "http": around(over_http),
+}
+
+
+def save(results: dict[str, list[dict[str, Any]]], rounds: int) -> None:
+    """Put figures into the file, in the place of those of the same size and length."""
+    facts: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    made = {
         "command": shlex.join(["python", *sys.argv]),
-        "rounds": chosen.rounds,
+        "rounds": rounds,
         "machine": f"{platform.machine()}, 1 thread, CPU time",
         "torch": torch.__version__,
         "transformers": tf.__version__,
         "peft": peft.__version__,
     }
-    if chosen.save:
-        path = ROOT / "benchmarks" / "results" / "serve.json"
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name, rows in results.items():
+        new = {(row["size"], row["m"]) for row in rows}
+        kept = [row for row in facts.get(name, []) if (row.get("size"), row["m"]) not in new]
+        facts[name] = [*kept, *({**row, "made by": made} for row in rows)]
+        facts[name].sort(key=lambda row: (row["size"], row["m"]))
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--size", choices=list(SIZES), default="15M")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--lengths", default="20,50,100", help="prompt vectors, by commas")
+    arguments.add_argument("--only", choices=["scoring", "decode", "many", "http"])
+    arguments.add_argument("--quick", action="store_true", help="64 requests to be scored instead of 256")
+    arguments.add_argument("--save", action="store_true", help="write benchmarks/results/serve.json")
+    arguments.add_argument("--page", action="store_true", help="only write the tables of docs/serving-engine.md")
+    chosen = arguments.parse_args()
+    if chosen.page:
+        put(ROOT / "docs" / "serving-engine.md", "serving benchmark", page(json.loads(RESULTS.read_text("utf-8"))))
+        return
+    torch.set_num_threads(1)
+    random.seed(0)
+    names = [chosen.only] if chosen.only else ["scoring", "decode"]
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for m in map(int, chosen.lengths.split(",")):
+        bench = Bench(chosen.size, m, 64 if chosen.quick else 256)
+        for name in names:
+            results[name].append(MEASURES[name](bench, chosen.rounds))
+            print(name, json.dumps(results[name][-1], indent=1), flush=True)
+            if chosen.save:
+                save(results, chosen.rounds)
 
 
 if __name__ == "__main__":

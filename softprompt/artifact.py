@@ -272,7 +272,7 @@ def check_answers(prompt: Prompt) -> None:
         raise ValueError(f"a {head.name} for another number of classes than {classes}")
     if isinstance(head, Verbalizer):
         rows = prompt.backbone.model.get_input_embeddings().weight.shape[0]
-        if not all(0 <= i < rows for word in head.words for i in word):
+        if not all(0 <= i < rows for word in [*head.every, head.wording.rows] for i in word):
             raise ValueError(f"class words outside the {rows} tokens of the backbone")
 
 

@@ -1,13 +1,13 @@
 """What a recipe leaves open, decided: head, template, start and rate, as the method's paper and the model suggest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from softprompt.backbones import Backbone
 from softprompt.data import TaskKind
 from softprompt.errors import RecipeError, near
 from softprompt.methods import Method, find
-from softprompt.recipe import Recipe
+from softprompt.recipe import Recipe, TaskSection
 from softprompt.template import continuation, writable, wrong
 
 FEW = 20  # classes up to which words stand for them by default
@@ -15,15 +15,33 @@ LONGEST = 4  # tokens of a class word up to which words are the default
 RATES = (0.005, 0.3)  # the bounds of `lr: auto`, per step
 
 
-def check_words(words: dict[str, str], head: str, labels: tuple[str, ...]) -> None:
+def check_words(words: Mapping[str, Any], head: str, labels: tuple[str, ...], key: str = "words") -> None:
     """Raise `RecipeError` for words that would be ignored: of classes that do not exist, or that no head reads."""
     if words and head != "verbalizer":
-        do = "set task.head=verbalizer, or leave task.words out"
-        raise RecipeError("SP-E215", f"task.words for a {head} head", "a head that reads words", do)
+        raise unread(f"task.{key}", head)
     for label in words:
         if label not in labels:
             found = f"a word for {label[:80]!r}{near(label, list(labels))}, which is no class"
-            raise RecipeError("SP-E215", found, f"one of {', '.join(labels[:20])}", "mend task.words")
+            raise RecipeError("SP-E215", found, f"one of {', '.join(labels[:20])}", f"mend task.{key}")
+
+
+def check_scoring(task: TaskSection, head: str, labels: tuple[str, ...]) -> None:
+    """Raise `RecipeError` SP-E215 for words, and ways to score them, that would be ignored."""
+    check_words(task.words, head, labels)
+    check_words(task.synonyms, head, labels, "synonyms")
+    ignored = {"task.calibrate": task.calibrate != "none", "task.demonstrations": task.demonstrations}
+    for name, asked in ignored.items():
+        if asked and head != "verbalizer":
+            raise unread(name, head)
+    if task.join != "mean" and not task.synonyms:
+        do = "set task.synonyms, or leave task.join out"
+        raise RecipeError("SP-E215", f"task.join={task.join} for one word a class", "several words for a class", do)
+
+
+def unread(name: str, head: str) -> RecipeError:
+    """A setting about class words for a head that reads none."""
+    do = f"set task.head=verbalizer, or leave {name} out"
+    return RecipeError("SP-E215", f"{name} for a {head} head", "a head that reads words", do)
 
 
 def choose_init(recipe: Recipe, method: type[Method]) -> str:
@@ -56,7 +74,7 @@ def choose_head(recipe: Recipe, method: type[Method], backbone: Backbone, kind: 
     single = {"tagging": "tagger", "regression": "regressor", "generation": "lm"}.get(kind)
     if single:
         return single
-    if backbone.spec.kind == "seq2seq" or (recipe.task.words and speaks(backbone)):
+    if backbone.spec.kind == "seq2seq" or ((recipe.task.words or recipe.task.synonyms) and speaks(backbone)):
         return "verbalizer"
     if method.default_head != "verbalizer" or not speaks(backbone) or not 0 < len(words) <= FEW:
         return "classifier"

@@ -60,19 +60,20 @@ def every(values: list[Part | None]) -> list[Part]:
     return given
 
 
-def pack(batch: Batch, fewest: int = 2) -> Packing | None:
+def pack(batch: Batch, fewest: int = 2, *, shares: bool = True) -> Packing | None:
     """The same rows as one row, planned once a batch; None for less than `fewest` rows and for what is not plain text.
 
     The shared front ends before the first label of any row, because each row has to predict its labels by itself, and
-    leaves every row a token of its own.
+    leaves every row a token of its own. Without `shares` there is none: where tokens see what comes after them, equal
+    beginnings have different states.
     """
-    if len(batch) < fewest or batch.decoder is not None or batch.pixels is not None or not bool(batch.mask[:, 0].all()):
+    if len(batch) < fewest or batch.pixels is not None or not bool(batch.mask[:, 0].all()):
         return None
     ids, slots, mask = batch.input_ids, batch.slots, batch.mask
     lengths = mask.sum(1)
     labelled = torch.zeros_like(mask) if batch.labels is None else batch.labels != IGNORE
     same = (ids == ids[:1]) & (slots == slots[:1]) & mask & ~labelled
-    front = min(int(same.all(0).cumprod(0).sum()), int(lengths.min()) - 1) if len(batch) > 1 else 0
+    front = min(int(same.all(0).cumprod(0).sum()), int(lengths.min()) - 1) if shares and len(batch) > 1 else 0
     rows, columns = mask[:, front:].nonzero(as_tuple=True)
     columns = columns + front
     begins = front + (lengths - front).cumsum(0) - (lengths - front)

@@ -39,7 +39,7 @@ TEXT = -1  # a slot value: this position holds a token, not a prompt vector
 Kind = Literal["causal", "encoder", "seq2seq", "vision"]
 Pair = tuple[Tensor, Tensor]  # keys and values, each [1|B, K, P, D]
 Prefix = tuple[Pair | None, ...]  # one entry a layer; None: nothing enters there
-Lesson = tuple[Tensor, Tensor]  # [P] ids of the tokens that vectors stand for, or IGNORE; and [P], how much each counts
+Lesson = tuple[Tensor, Tensor]  # [P] tokens that vectors stand for, or [B, T] that places predict; how much each counts
 Moved = TypeVar("Moved", "Batch", "Below", "Injection", "Packing")
 
 
@@ -102,6 +102,12 @@ class Packing:
     places: Tensor  # [J], the tokens that have a label, row by row
     labels: Tensor  # [J, 1], their labels
     below: Below | None = None  # as of the batch
+    fronted: bool = False  # True: only the front stands once, and the rest of every row is padded (`Backbone.behind`)
+
+    @property
+    def computed(self) -> int:
+        """How many tokens run through the model."""
+        return self.front + self.home.numel() if self.fronted else self.input_ids.numel()
 
     @property
     def longest(self) -> int:
@@ -159,6 +165,7 @@ class Start:
     note: str = ""  # how it was made, for the log and the card
     ids: Tensor | None = None  # [P] int64, where `embeds` are the embeddings of these tokens
     sources: Tensor | None = None  # [N, P, H] float32, prompts of other tasks, for methods that borrow
+    stored: tuple[str, ...] = ()  # encoder, decoder, cross: whose keys and values are those of a stored prompt
 
 
 @dataclass(frozen=True)

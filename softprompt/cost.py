@@ -17,14 +17,17 @@ from typing import Any
 import torch
 
 from softprompt.core import Row
+from softprompt.engine import parted
 from softprompt.heads import LanguageModel, Verbalizer
 from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.run import Event, Listener, Log, restore, snapshot
 from softprompt.sizes import (
+    FLASH,
     Load,
-    Stack,
+    fronted,
     image_tokens,
+    keeps,
     outside,
     packed,
     padded,
@@ -34,9 +37,9 @@ from softprompt.sizes import (
     read_stack,
     size,
     spare,
+    trimmed,
 )
 
-FLASH = 2.5  # operations of attention's backward pass over its forward pass: five products for two
 SHORT = 0.5  # seconds under which a trial is repeated, because the first one also warms up
 
 
@@ -98,7 +101,9 @@ class Model:
         with torch.no_grad():
             injection = prompt.inject(batch)
         self.packs = batch.packing is not None and not backbone.unpackable(batch, injection)
+        self.fronts = prompt.fronts and not backbone.unfronted(batch, injection)
         mixed = self.settings.precision == "bfloat16" and backbone.dtype.itemsize > 2
+        self.trims = getattr(backbone, "trims", False) and prompt.head.reads == "logits" and not self.windowed(backbone)
         self.size = 2 if mixed else backbone.dtype.itemsize
         reads, config = prompt.head.reads == "logits", backbone.model.config.get_text_config()
         parts = [backbone.trunk if backbone.spec.kind == "vision" else backbone.stack()]
@@ -116,6 +121,11 @@ class Model:
         self.prefix = prefix_length(injection)
         self.image = image_tokens(config, injection) if backbone.spec.kind == "vision" else 0
 
+    @staticmethod
+    def windowed(backbone: Any) -> bool:
+        """Whether the last layer sees a window only."""
+        return bool(backbone.windowed(backbone.spec.layers - 1))
+
     def run(self, step: int) -> Cost:
         """The cost of the run from optimiser step `step` on."""
         ours, theirs = [self.ours(rows) for rows in self.batches], [self.theirs(rows) for rows in self.batches]
@@ -131,13 +141,27 @@ class Model:
         )
 
     def ours(self, rows: list[Row]) -> Bill:
-        """A batch as it will be run."""
-        if self.prompt.backbone.spec.kind != "causal":
+        """A batch as it will be run, in parts where it is run so."""
+        bills = [self.part(rows) for rows in parted(self.prompt, rows)]
+        kept = max(bill.kept for bill in bills)
+        return Bill(sum(bill.tokens for bill in bills), sum(bill.operations for bill in bills), kept)
+
+    def part(self, rows: list[Row]) -> Bill:
+        """Rows of one forward."""
+        kind = self.prompt.backbone.spec.kind
+        packs = self.packs and len(rows) > 1
+        if kind == "vision" or (kind == "seq2seq" and not packs):
             return self.theirs(rows, self.known)
-        labels = [places(row) for row in rows]
-        if self.packs and len(rows) > 1:
-            return self.bill([packed(rows, self.prefix)], sum(map(len, labels)), self.known, packed=True)
+        labels = [places(row.decoder or row) for row in rows]
         positions = len(rows) * len(set().union(*labels))
+        if packs and len(self.stacks) > 1:  # the decoder reads padded states
+            decoder = padded([size(row.decoder) for row in rows if row.decoder], 0, padded(list(map(size, rows)), 0))
+            return self.bill([packed(rows, 0, shares=False), decoder], decoder.tokens, self.known, packed=True)
+        if packs:
+            load = packed(rows, self.prefix, shares=kind == "causal")
+            return self.bill([load], sum(map(len, labels)), self.known, packed=True)
+        if self.fronts and len(rows) > 1:
+            return self.bill([fronted(rows)], positions, self.known)
         return self.bill([padded(list(map(size, rows)), self.prefix)], positions, self.known)
 
     def theirs(self, rows: list[Row], known: float = 0.0) -> Bill:
@@ -160,18 +184,11 @@ class Model:
             entry = 0 if tokens or not share else stack.entry * load.tokens  # no gradient goes back through these
             operations += 2 * (linear * (1 - known + share + again) - entry)
             operations += 4 * stack.wide * stack.layers * load.pairs * (1 - known + FLASH * share + again)
-            kept += share * self.kept(stack, load, packed)
+            kept += share * keeps(stack, load, self.size, packed=packed, again=self.settings.checkpointing)
+            if packed and self.trims and 2 * logits <= load.tokens:
+                fewer, less = trimmed(stack, load, logits, self.size, back=share > 0, again=again > 0)
+                operations, kept = operations - fewer, kept - less
         return Bill(sum(load.tokens for load in loads), operations, kept)
-
-    def kept(self, stack: Stack, load: Load, packed: bool) -> float:
-        """Bytes that a stack keeps for its backward pass if a gradient passes all of it."""
-        keys = stack.narrow if packed else stack.wide  # padded, keys and values are copied for every head
-        attention = stack.attentions * (2 * (stack.wide + keys) + stack.heads) * self.size
-        whole = load.tokens * (stack.norms + stack.inner * self.size + attention)
-        whole += stack.layers * 2 * (keys * load.keys + stack.wide * spare(load)) * self.size
-        if not self.settings.checkpointing:
-            return whole
-        return whole / stack.layers + stack.layers * stack.hidden * self.size * load.tokens  # one layer at a time
 
     def seconds(self, operations: float, step: int) -> float:
         """About how long so many operations take, and dev scores after `step`: measured on the first batch."""

@@ -1,4 +1,5 @@
-"""How a training step runs: a batch as one row (`core.Packing`), or prompt and padding once per row.
+"""How a training step runs: a batch as one row (`core.Packing`), or with padding; then what all rows begin with runs
+once where it can, and a batch whose rows differ much in length runs in parts of about the same.
 
 Nothing is believed of a model family. Before the first step both ways compute loss and gradient of the same few rows;
 where they differ, training goes the plain way and says so. The decision depends on the recipe, the data and the
@@ -21,24 +22,66 @@ from softprompt.run import restore, snapshot
 Engine = Literal["auto", "plain", "packed"]
 Measured = tuple[Tensor, Tensor]  # loss [] and gradient [all trained numbers]
 SAMPLE = 4  # rows of the first batch that both ways compute
+SPARED, SPARED_ON_GPU = 64, 2048  # tokens for which another forward is worth its overhead
+SHARE = 8  # and one more part of a batch has to spare this part of it: every part reads all weights again
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}  # of what is equal, errors are 1e-6; of what is not, 0.1 to 1
 COARSE = 0.1  # in half precision, where two right answers differ by a few percent
 
 
 def choose(prompt: Prompt, rows: list[Row], engine: Engine, listen: Callable[[dict[str, Any]], None]) -> None:
-    """Set `prompt.packs` for training on batches such as `rows`, the first one.
+    """Set `prompt.packs`, or else `fronts` and `parts`, for training on batches such as `rows`, the first one.
 
     Raises `Unsupported` where the recipe insists on packing and it cannot be done.
     """
-    prompt.packs = False
-    if engine == "plain" or (engine == "auto" and (len(rows) < 2 or prompt.backbone.spec.kind != "causal")):
+    prompt.packs = prompt.fronts = prompt.parts = False
+    if engine == "plain" or (engine == "auto" and (len(rows) < 2 or prompt.backbone.spec.kind == "vision")):
         return
     reason = obstacle(prompt, rows)
     if reason and engine == "packed":
         raise Unsupported("SP-E422", reason, "a batch that can run as one row", "set train.engine to plain or auto")
     prompt.packs = not reason
     if reason:
-        listen({"event": "note", "text": f"batches are padded, and the prompt runs once per row: {reason}"})
+        prompt.fronts, prompt.parts = fallback(prompt, rows)
+        runs = "what all rows begin with runs once for all of them" if prompt.fronts else "the prompt runs once per row"
+        apart = ", in parts of about the same length" if prompt.parts else ""
+        listen({"event": "note", "text": f"batches are padded{apart}, and {runs}: {reason}"})
+
+
+def fallback(prompt: Prompt, rows: list[Row]) -> tuple[bool, bool]:
+    """Whether padded rows can share their front, and whether their batch can run in parts, to any use and exactly."""
+    sample = few(rows)
+    with trial(prompt):
+        prompt.fronts, most = True, least_spared(prompt)
+        batch = prompt.batch(sample)
+        front = 0 if batch.packing is None else batch.packing.front
+        useful = (len(rows) - 1) * front >= most and not prompt.backbone.unfronted(batch, prompt.inject(batch))
+        fronts = useful and not compare(prompt, sample, fronts=True)
+        prompt.fronts, prompt.parts = fronts, True
+        parts = len(parted(prompt, rows)) > 1 and not compare(prompt, sample, fronts=fronts, parts=True)
+    return fronts, parts
+
+
+def least_spared(prompt: Prompt) -> int:
+    """Tokens that one more forward has to spare, because it takes time by itself."""
+    return SPARED if prompt.backbone.device.type == "cpu" else SPARED_ON_GPU
+
+
+def parted(prompt: Prompt, rows: list[Row]) -> list[list[Row]]:
+    """Rows of a batch as they are run, all at once or in parts: cut where that spares most padding, again and again.
+
+    Losses are sums, so the parts of a batch have its loss and gradient; which rows a step sees does not change.
+    """
+    if not prompt.parts:
+        return [rows]
+    ordered = sorted(rows, key=lambda row: -len(row.ids))
+    return cut(ordered, max(least_spared(prompt), len(rows) * len(ordered[0].ids) // SHARE))
+
+
+def cut(rows: list[Row], most: int) -> list[list[Row]]:
+    """Rows, longest first, in parts of about the same length, each cut of which spares `most` tokens or more."""
+    spared = [(len(rows) - i) * (len(rows[0].ids) - len(rows[i].ids)) for i in range(len(rows))]
+    best = max(range(len(rows)), key=lambda i: spared[i])
+    return [rows] if spared[best] < most else [*cut(rows[:best], most), *cut(rows[best:], most)]
 
 
 def obstacle(prompt: Prompt, rows: list[Row]) -> str:
@@ -47,7 +90,7 @@ def obstacle(prompt: Prompt, rows: list[Row]) -> str:
     with trial(prompt):
         prompt.packs = True
         batch = prompt.batch(sample)
-        return prompt.backbone.unpackable(batch, prompt.inject(batch)) or compare(prompt, sample)
+        return prompt.backbone.unpackable(batch, prompt.inject(batch)) or compare(prompt, sample, packs=True)
 
 
 def few(rows: list[Row]) -> list[Row]:
@@ -59,21 +102,21 @@ def few(rows: list[Row]) -> list[Row]:
 @contextmanager
 def trial(prompt: Prompt) -> Iterator[None]:
     """Steps that leave no trace: weights, random numbers and modes are put back."""
-    before, was_training, packs = snapshot(prompt), prompt.training, prompt.packs
+    before, was_training, ways = snapshot(prompt), prompt.training, (prompt.packs, prompt.fronts, prompt.parts)
     prompt.train()  # as in a step: some methods do more then, and have a gradient only then
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        prompt.packs = packs
+        prompt.packs, prompt.fronts, prompt.parts = ways
         prompt.train(was_training)
         restore(prompt, before)
 
 
-def compare(prompt: Prompt, rows: list[Row]) -> str:
-    """What is wrong with loss or gradient of a packed batch; empty where they are those of the padded one."""
+def compare(prompt: Prompt, rows: list[Row], packs: bool = False, fronts: bool = False, parts: bool = False) -> str:
+    """What is wrong with loss or gradient of a batch run one of the ways; empty where they are those of padded rows."""
     try:
-        found = measured(prompt, rows, packs=True)
+        found = measured(prompt, rows, packs, fronts, parts)
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, Unsupported) as error:
@@ -149,11 +192,12 @@ def detached(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
     return value
 
 
-def measured(prompt: Prompt, rows: list[Row], packs: bool) -> Measured:
-    """Loss [] and gradient [all trained numbers] of rows, one way or the other."""
-    prompt.packs = packs
+def measured(prompt: Prompt, rows: list[Row], packs: bool, fronts: bool = False, parts: bool = False) -> Measured:
+    """Loss [] and gradient [all trained numbers] of rows, one way or the other; with `parts`, in halves by length."""
+    prompt.packs, prompt.fronts = packs, fronts
     torch.manual_seed(0)  # the same dropout in the method, whichever way
-    loss = prompt.loss(prompt.batch(rows))
+    half = len(rows) // 2
+    loss = torch.stack([prompt.loss(prompt.batch(p)) for p in ((rows[:half], rows[half:]) if parts else (rows,))]).sum()
     weights = list(prompt.parameters())
     grads = torch.autograd.grad(loss, weights, allow_unused=True)
     flat = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)]

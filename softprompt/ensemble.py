@@ -164,14 +164,14 @@ def asked(prompt: Prompt, example: Example) -> list[Row]:
     """The rows that answer one example: one, or one for every class where words of several tokens are ranked."""
     head = prompt.head
     if isinstance(head, Verbalizer) and not head.one_pass:
-        return [prompt.asked(example, word) for word in head.words]
+        return [prompt.asked(example, word) for word in head.every]
     return [prompt.row(example, labelled=False)]
 
 
 def class_scores(head: Head, output: Output, batch: Batch) -> Tensor:
     """Log-probabilities of the classes [examples, C], also where an example has one row for every class."""
     if isinstance(head, Verbalizer) and not head.one_pass:
-        return head.sequence_scores(output, batch).view(-1, len(head.words)).log_softmax(1)
+        return head.wording(head.sequence_scores(output, batch).view(-1, len(head.every)))  # type: ignore[no-any-return]
     assert isinstance(head, Classifier | Verbalizer)
     return head.scores(output, batch)
 

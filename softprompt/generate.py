@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.core import IGNORE, Injection, Row
-from softprompt.errors import DataError, RecipeError, Unsupported
+from softprompt.core import IGNORE, Row
+from softprompt.errors import RecipeError, Unsupported
 from softprompt.prompt import Prompt
-from softprompt.stream import DecoderStream, Stream, fronts
+from softprompt.stream import DecoderStream, Stream, room_after
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,7 @@ def begin(prompt: Prompt, rows: list[Row], most: int) -> tuple[Stream, list[int]
     written = backbone.spec.kind == "seq2seq"
     batch = prompt.batch(rows, side="right" if written else "left")
     injection = prompt.inject(batch)
-    limit = backbone.spec.positions or 10**9
-    taken = read = [len(row.ids) + front for row, front in zip(rows, fronts(injection, len(rows)), strict=True)]
-    if written:  # the decoder counts its own positions, and its first token is the start token
-        taken = [1 + front for front in fronts(injection.decoder or Injection(), len(rows))]
-    if max(read + taken) > limit:
-        found = f"{max(read + taken)} tokens, prompt included"
-        raise DataError("SP-E104", found, f"at most {limit}", "use a shorter text or prompt")
-    room = [min(most, limit - count + 1) for count in taken]  # one more than it can read: the last is not read again
+    room = [min(most, count) for count in room_after(backbone, rows, injection)]
     return (DecoderStream if written else Stream)(backbone, batch, injection), room
 
 

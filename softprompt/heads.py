@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from softprompt.core import IGNORE, TEXT, Batch, Output
+from softprompt.wording import Wording
 
 Pool = Literal["mean", "cls", "last"]
 
@@ -29,6 +30,10 @@ class Head(nn.Module):
     def count(self, batch: Batch) -> int:
         """How many labels of a batch carry a loss; one a row unless a head says otherwise."""
         return len(batch)
+
+    def bare(self) -> "Head":
+        """The head without what training changes in how words are read; by default itself."""
+        return self
 
     def options(self) -> dict[str, Any]:
         """The arguments that would build this head again, for the card of an artifact."""
@@ -83,7 +88,7 @@ class LanguageModel(Head):
 
 
 class Verbalizer(LanguageModel):
-    """Classes as words: `words[c]` are the token ids of class c.
+    """Classes as words: `words[c]` are the token ids of class c's own word; `wording` are options of `Wording`.
 
     One token a class: softmax over the class words at the answer. Several: trained like Lester et al., as a language
     model on the right words, and classified by the log-probability of each class's whole answer (rank classification).
@@ -92,21 +97,35 @@ class Verbalizer(LanguageModel):
 
     name = "verbalizer"
 
-    def __init__(self, words: list[list[int]], *, fill: bool = False) -> None:
+    def __init__(self, words: list[list[int]], *, fill: bool = False, **wording: Any) -> None:
         super().__init__()
-        if not words or not all(words):
-            raise ValueError("every class needs a word of one token or more")
         self.words, self.fill = words, fill
-        longest = max(len(word) for word in words)
-        ids = torch.tensor([word + [0] * (longest - len(word)) for word in words])
-        keep = torch.tensor([[True] * len(word) + [False] * (longest - len(word)) for word in words])
-        self.register_buffer("ids", ids, persistent=False)  # [C, W]
-        self.register_buffer("keep", keep, persistent=False)  # [C, W]
+        self.wording = Wording(len(words), **wording)
+        every = self.every
+        if not words or not all(every):
+            raise ValueError("every class needs a word of one token or more")
+        longest = max(len(word) for word in every)
+        ids = torch.tensor([word + [0] * (longest - len(word)) for word in every])
+        keep = torch.tensor([[True] * len(word) + [False] * (longest - len(word)) for word in every])
+        self.register_buffer("ids", ids, persistent=False)  # [E, W]
+        self.register_buffer("keep", keep, persistent=False)  # [E, W]
+
+    @property
+    def every(self) -> list[list[int]]:
+        """All words, E of them: one of each class, then what further words classes have."""
+        return [*self.words, *(word for own in self.wording.more for word in own)]
 
     @property
     def one_pass(self) -> bool:
         """True where one forward scores every class."""
-        return self.fill or all(len(word) == 1 for word in self.words)
+        return self.fill or all(len(word) == 1 for word in self.every)
+
+    @override
+    def bare(self) -> "Verbalizer":
+        if self.wording.change is None:
+            return self
+        given = {name: value for name, value in self.options().items() if name != "rows"}
+        return Verbalizer(**given).to(self.get_buffer("ids").device)
 
     def scores(self, output: Output, batch: Batch) -> Tensor:
         """Log-probabilities of the classes [B, C] from the logits at each row's answer."""
@@ -114,8 +133,11 @@ class Verbalizer(LanguageModel):
         answer = (aligned(output, batch) != IGNORE).int().argmax(1)  # [B], index into the columns
         logits = output.logits[torch.arange(len(answer), device=answer.device), answer].float()  # [B, V]
         ids, keep = self.get_buffer("ids"), self.get_buffer("keep")
-        per_token = logits[:, ids].masked_fill(~keep, 0.0)  # [B, C, W]
-        return (per_token.sum(-1) / keep.sum(-1)).log_softmax(-1)
+        per_token = logits[:, ids].masked_fill(~keep, 0.0)  # [B, E, W]
+        scores = per_token.sum(-1) / keep.sum(-1)
+        if self.wording.change is not None:
+            scores = scores + self.wording.moved(logits)[:, self.wording.get_buffer("owner")]
+        return self.wording(scores)  # type: ignore[no-any-return]
 
     @override
     def loss(self, output: Output, batch: Batch) -> Tensor:
@@ -130,7 +152,7 @@ class Verbalizer(LanguageModel):
 
     @override
     def options(self) -> dict[str, Any]:
-        return {"words": self.words, "fill": self.fill}
+        return {"words": self.words, "fill": self.fill} | self.wording.options()
 
 
 class Classifier(Head):

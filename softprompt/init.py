@@ -158,8 +158,9 @@ def side_by_side(pair: Pair, length: int) -> Pair:
 def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> Start:
     """A warm start: the vectors, keys and values of a stored prompt of the same shape.
 
-    Sides that the stored prompt lacks begin as `method_start` says. Raises `RecipeError` where the stored prompt has
-    other shapes than the one about to be trained, vectors for a place where that one has none, or more than vectors.
+    Sides that the stored prompt lacks begin as `method_start` says; `Start.stored` names the others, so that a method
+    can refuse those that it does not reach. Raises `RecipeError` where the stored prompt has other shapes than the one
+    about to be trained, vectors for a place where that one has none, or more than vectors.
     """
     keys = method_start.prefix is not None
     if stored.keys() == {"prompt"} and not keys:  # more would be left behind without a word
@@ -177,14 +178,15 @@ def from_prompt(method_start: Start, stored: dict[str, Tensor], where: str) -> S
             "set init.source to a prompt that is stored so (`softprompt show`), or leave it out",
         )
     for side, made in given.items():  # [L, 2, K, P, D]
-        start = sides[side]
-        wanted = None if start is None else (len(start), 2, *start[0][0].shape[1:])  # type: ignore[index]
+        usual = sides[side]
+        wanted = None if usual is None else (len(usual), 2, *usual[0][0].shape[1:])  # type: ignore[index]
         if tuple(made.shape) != wanted:
-            raise mismatch(where, tuple(made.shape), wanted)
+            if wanted is None or len(made) == wanted[0]:
+                raise mismatch(where, tuple(made.shape), wanted)
+            raise partial(where, len(made), wanted[0])
         sides[side] = tuple((layer[0][None].float(), layer[1][None].float()) for layer in made)
-    return replace(
-        method_start, prefix=sides["encoder"], decoder=sides["decoder"], cross=sides["cross"], note=f"prompt {where}"
-    )
+    start = replace(method_start, prefix=sides["encoder"], decoder=sides["decoder"], cross=sides["cross"])
+    return replace(start, note=f"prompt {where}", stored=tuple(given))
 
 
 def from_sources(start: Start, sources: Sequence[tuple[dict[str, Tensor], str]]) -> Start:
@@ -206,6 +208,12 @@ def from_sources(start: Start, sources: Sequence[tuple[dict[str, Tensor], str]])
             raise mismatch(where, tuple(tensors["prompt"].shape), tuple(start.embeds.shape))
     joined = torch.stack([tensors["prompt"].float() for tensors, _ in sources])
     return replace(start, sources=joined, note=f"{start.note}; {len(sources)} source prompts")
+
+
+def partial(where: str, found: int, expected: int) -> RecipeError:
+    """A stored prefix of other layers: which ones they were is not among its tensors."""
+    do = "start from a prefix that was trained without method.options.layers; one of some layers starts no other"
+    return RecipeError("SP-E231", f"keys and values of {found} layers in {where}", f"of all {expected}", do)
 
 
 def mismatch(where: str, found: object, expected: object) -> RecipeError:

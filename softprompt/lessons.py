@@ -1,4 +1,4 @@
-"""A loss on the prompt's own tokens: what some prompt vectors stand for is predicted from what is before them (CPT)."""
+"""A loss on tokens beside the answer: those that prompt vectors stand for (CPT), or those of the text (DART)."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,12 @@ from softprompt.errors import Unsupported
 
 
 def aligned(batch: Batch, lesson: Lesson) -> tuple[Tensor, Tensor]:
-    """What position t must predict of the prompt that follows it, [B, T] with IGNORE, and the weights [B, T]."""
+    """What position t must predict beside the answer, [B, T] with IGNORE, and the weights [B, T].
+
+    A lesson [P] is about the prompt that follows position t; one [B, T] says it for every place.
+    """
+    if lesson[0].dim() == 2:
+        return lesson
     told, weights = (values.to(batch.slots.device)[batch.slots.clamp(min=0)] for values in lesson)
     follows = (batch.slots != TEXT)[:, 1:] & batch.mask[:, :-1]  # a token that is first of all is predicted by nobody
     labels = F.pad(told[:, 1:].masked_fill(~follows, IGNORE), (0, 1), value=IGNORE)
@@ -44,5 +49,6 @@ def lesson_loss(output: Output, batch: Batch, lesson: Lesson) -> Tensor:
 
 def untold(found: str) -> Unsupported:
     """A lesson that nobody would be taught."""
-    expected = "logits of a causal model at the prompt's own places"
-    return Unsupported("SP-E427", f"a context with labels, and {found}", expected, "set method.options.context=false")
+    expected = "logits where the prompt stands"
+    do = "set method.options.context=false (cpt) or method.options.fluency=0 (dart)"
+    return Unsupported("SP-E427", f"tokens to predict beside the answer, and {found}", expected, do)

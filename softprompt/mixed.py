@@ -47,23 +47,26 @@ def taken(prefix: Prefix | None) -> Places:
     return tuple(pair is not None for pair in prefix or ())
 
 
-def mix(parts: Sequence[Part]) -> Part:
+def mix(parts: Sequence[Part], *, left: bool = False) -> Part:
     """The rows of all parts, in their order, as one batch and one injection; layouts must fit (`Layout.fits`).
 
-    Rows are padded on the right. Short prefixes are filled up in front and masked there, so that every row keeps the
-    positions that it has alone. What belongs to training (`target`, `penalty`, `lesson`) is left out.
+    Rows are padded on the right, or on the `left` where their parts are. Short prefixes are filled up in front and
+    masked there, so that every row keeps the positions that it has alone. What belongs to training (`target`,
+    `penalty`, `lesson`) is left out.
     """
     sizes = [len(batch) for batch, _ in parts]
-    batch = joined([batch for batch, _ in parts])
-    return batch, injected([injection for _, injection in parts], sizes, batch.input_ids.shape[1])
+    batch = joined([batch for batch, _ in parts], left=left)
+    return batch, injected([injection for _, injection in parts], sizes, batch.input_ids.shape[1], left=left)
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[Batch], *, left: bool = False) -> Batch:
     """All rows as one batch as long as its longest row; raises `ValueError` where only some have a decoder."""
     longest = max(batch.input_ids.shape[1] for batch in batches)
 
     def stack(values: Sequence[Tensor], pad: int) -> Tensor:
-        return torch.cat([F.pad(value, (0, longest - value.shape[1]), value=pad) for value in values])
+        missing = [longest - value.shape[1] for value in values]
+        wide = [(count, 0) if left else (0, count) for count in missing]
+        return torch.cat([F.pad(value, sides, value=pad) for value, sides in zip(values, wide, strict=True)])
 
     decoders, pixels = every([batch.decoder for batch in batches]), every([batch.pixels for batch in batches])
     labels = [torch.full_like(b.input_ids, IGNORE) if b.labels is None else b.labels for b in batches]
@@ -78,13 +81,13 @@ def joined(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def injected(given: Sequence[Injection], sizes: Sequence[int], tokens: int = 0) -> Injection:
+def injected(given: Sequence[Injection], sizes: Sequence[int], tokens: int = 0, *, left: bool = False) -> Injection:
     """One injection for all rows; `sizes` are the rows of each, `tokens` the length of the joined rows."""
     deep = next((one.deep for one in given if one.deep is not None), ())
     decoders = [one.decoder or Injection() for one in given]
     return Injection(
         embeds=stacked([one.embeds for one in given], sizes, front=False),
-        offset=stacked([one.offset for one in given], sizes, front=False, length=tokens),
+        offset=stacked([one.offset for one in given], sizes, front=left, length=tokens),
         prefix=paired([one.prefix for one in given], sizes),
         cross=paired([one.cross for one in given], sizes),
         deep=tuple(some(stacked([one.deep[i] if one.deep else None for one in given], sizes)) for i in range(len(deep)))

@@ -1,9 +1,9 @@
 """Attention over one row that holds a whole batch, [front][rest of row 1][rest of row 2]... (`core.Packing`).
 
-Every row attends to the front, to a prefix where there is one, and causally to itself. Keys and values of front and
-prefix exist once: a softmax over [front; rest] is two softmaxes weighed by their normalisers, and with the normaliser
-of the whole put in, the backward pass of each part is the backward pass of its share. The identity is old; Hydragen
-(Juravsky et al. 2024, arXiv:2402.05099) uses it to serve, Prefix Grouper (arXiv:2506.05433) to train.
+Every row attends to the front, to a prefix where there is one, and to itself: causally, or, in an encoder, where no
+front is shared, in both directions. In the last layer it may be labels alone that ask (`Several`).
+
+Keys and values of front and prefix exist once, for all rows (`softprompt.kernels`).
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from softprompt.core import Packing, Pair, Prefix
 from softprompt.errors import Unsupported
+from softprompt.kernels import Layout, Shared
+from softprompt.kernels import flash as flash  # also for rows of other kinds (`softprompt.serve`)
+from softprompt.kernels import merge as merge
 
 CHUNK = 1024  # tokens that one masked product covers, where attention is masked
 HARMLESS = {"position_ids", "use_cache", "cache_position", "output_attentions", "output_router_logits", "is_causal"}
@@ -24,11 +26,22 @@ HARMLESS = {"position_ids", "use_cache", "cache_position", "output_attentions", 
 class Packed:
     """One forward over a packed row: what its layers need to know, and which of them asked.
 
-    `windows` is the number of layers that must ask for a sliding window.
+    `windows` is the number of layers that must ask for a sliding window; `biased` are models whose layers add a bias
+    by distance to their scores, which is that of each row where the rows stand one after the other.
     """
 
-    def __init__(self, packing: Packing, modules: list[nn.Module], prefix: Prefix | None, windows: int) -> None:
-        self.packing, self.windows = packing, windows
+    def __init__(
+        self,
+        packing: Packing,
+        modules: list[nn.Module],
+        prefix: Prefix | None,
+        windows: int,
+        *,
+        causal: bool = True,
+        biased: bool = False,
+    ) -> None:
+        self.packing, self.windows, self.causal, self.biased = packing, windows, causal, biased
+        self.layouts: dict[str, Layout] = {}
         self.pairs = dict(zip(map(id, modules), prefix or [None] * len(modules), strict=True))
         # Four dimensions: transformers hands such a mask through as it is. No layer may have put anything into it.
         self.mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packing.columns.device)
@@ -43,6 +56,7 @@ class Packed:
         value: Tensor,
         mask: Tensor | None,
         *,
+        at: Tensor | None = None,
         scaling: float | None = None,
         sliding_window: int | None = None,
         dropout: float = 0.0,
@@ -50,8 +64,10 @@ class Packed:
     ) -> Tensor:
         """`query` [1, heads, N, D], `key` and `value` [1, K, N, D]; the result is [1, N, heads, D].
 
-        Raises `Unsupported` where a layer asks for anything that is not known to be harmless.
+        With `at` [J], the places of labels, there are J queries and as many results. Raises `Unsupported` where a layer
+        asks for anything that is not known to be harmless.
         """
+        bias = others.pop("position_bias", None) if self.biased else None
         check_asked(mask, dropout, others, known=id(module) in self.pairs)
         self.asked[id(module)] = sliding_window
         pair = self.pairs[id(module)]
@@ -63,9 +79,37 @@ class Packed:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         window = None if sliding_window is None or sliding_window >= self.packing.longest else sliding_window
         if window is None and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
-            made: Tensor = Shared.apply(query, key, value, *(pair or (None, None)), self.packing, scale)  # type: ignore[no-untyped-call]
+            layout = self.layout(bias, query.dtype) if at is None else self.layout_at(at, query.dtype)
+            made: Tensor = Shared.apply(query, key, value, *(pair or (None, None)), layout, scale)  # type: ignore[no-untyped-call]
             return made
-        return self.masked(query, key, value, pair, scale, window)
+        if bias is not None:
+            raise unpackable("a bias by distance on a device that keeps normalisers to itself")
+        return self.masked(query, key, value, pair, scale, window, at)
+
+    def layout(self, bias: Tensor | None, dtype: torch.dtype) -> Layout:
+        """All tokens ask. Layers share one bias [1, heads, n, n] by distance; a row takes as much as it is long."""
+        if "whole" not in self.layouts:
+            front = self.packing.front
+            spans = [(0, front), *self.packing.spans] if front else self.packing.spans
+            masks = [None if bias is None else bias[..., : b - a, : b - a].to(dtype).contiguous() for a, b in spans]
+            self.layouts["whole"] = Layout(tuple((a, b, a, b) for a, b in spans), tuple(masks), self.causal, front)
+        return self.layouts["whole"]
+
+    def layout_at(self, at: Tensor, dtype: torch.dtype) -> Layout:
+        """Labels ask, each about its own row, up to itself where the model is causal."""
+        if "labels" not in self.layouts:
+            columns, own, masks = self.packing.columns[0], [], []
+            edges = torch.tensor([end for _, end in self.packing.spans], device=at.device)
+            first = 0
+            for (begin, end), last in zip(self.packing.spans, torch.searchsorted(at, edges).tolist(), strict=True):
+                if last > first:
+                    own.append((first, last, begin, end))
+                    later = columns[None, begin:end] > columns[at[first:last], None]
+                    hidden = torch.zeros(later.shape, dtype=dtype, device=at.device).masked_fill(later, -torch.inf)
+                    masks.append(hidden if self.causal else None)
+                first = last
+            self.layouts["labels"] = Layout(tuple(own), tuple(masks), False, self.packing.front, labels=True)
+        return self.layouts["labels"]
 
     def check(self) -> None:
         """Raise `Unsupported` if a layer attended in another way, or said nothing of its window."""
@@ -76,7 +120,14 @@ class Packed:
             raise unpackable(f"{what} through the attention registry of transformers")
 
     def masked(
-        self, query: Tensor, key: Tensor, value: Tensor, pair: Pair | None, scale: float, window: int | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        pair: Pair | None,
+        scale: float,
+        window: int | None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """The same by products with masks: for sliding windows, and for devices that keep normalisers to themselves."""
         length, front = 0 if pair is None else pair[0].shape[2], self.packing.front
@@ -85,6 +136,10 @@ class Packed:
             masks = self.masks[length, window] = [self.visible(a, b, length, window) for a, b in self.chunks()]
         made = []
         for (begin, end), mask in zip(self.chunks(), masks, strict=True):
+            asking = query[:, :, begin:end]
+            if at is not None:
+                chosen = ((at >= begin) & (at < end)).nonzero()[:, 0]
+                asking, mask = query[:, :, chosen], mask[at[chosen] - begin]
             parts = [] if pair is None else [pair]
             parts += [(key[:, :, :front], value[:, :, :front])] if begin else []
             parts += [(key[:, :, begin:end], value[:, :, begin:end])]
@@ -92,7 +147,7 @@ class Packed:
             groups = query.shape[1] // keys.shape[1]
             if groups > 1:
                 keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-            seen = F.scaled_dot_product_attention(query[:, :, begin:end], keys, values, attn_mask=mask, scale=scale)
+            seen = F.scaled_dot_product_attention(asking, keys, values, attn_mask=mask, scale=scale)
             made.append(seen.transpose(1, 2))
         return torch.cat(made, 1)
 
@@ -117,25 +172,53 @@ class Packed:
         at = torch.arange(begin, end, device=columns.device)
         keys = torch.cat([torch.arange(front, device=columns.device), at]) if begin else at
         distance = columns[at][:, None] - columns[keys]
-        seen = (distance >= 0) & ((numbers[at][:, None] == numbers[keys]) | (numbers[keys] == 0))
+        seen = (numbers[at][:, None] == numbers[keys]) | (numbers[keys] == 0)
+        if self.causal:
+            seen &= distance >= 0
         if window is not None:
             seen &= distance < window
         return F.pad(seen, (length, 0), value=True)  # a prefix is always in sight, as in `attention.widen`
 
 
-class Several:
-    """Packed rows one after the other in one row: each attends within itself, with the prefix that is its own."""
+class KeysMade(Exception):
+    """Ends a run of the last layer where its keys and values are made: nothing else of it is needed at all tokens."""
 
-    def __init__(self, rows: Sequence[Packed]) -> None:
-        self.rows, self.mask = rows, rows[0].mask
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.pair = pair
+
+
+class Several:
+    """Packed rows one after the other in one row: each attends within itself, with the prefix that is its own.
+
+    Where logits are made at labels alone, the `last` attention of the model needs keys and values of all tokens, but
+    queries of labels only. Whoever runs its layer sets `armed` for a run that ends in `KeysMade`, and then `held` for
+    one in which the states of labels stand alone and ask for these keys.
+    """
+
+    def __init__(self, rows: Sequence[Packed], last: nn.Module | None = None) -> None:
+        self.rows, self.mask, self.last = rows, rows[0].mask, last
         self.tokens = [row.packing.columns.shape[1] for row in rows]
+        self.labels = [len(row.packing.places) for row in rows]
+        self.armed = False
+        self.held: Pair | None = None
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **others: Any
     ) -> Tensor:
         """As `Packed.attend`, for the tokens of all rows."""
-        parts = zip(self.rows, *(torch.split(x, self.tokens, 2) for x in (query, key, value)), strict=True)
-        return torch.cat([row.attend(module, q, k, v, mask, **others) for row, q, k, v in parts], 1)
+        if self.armed and module is self.last and others.get("sliding_window") is None:
+            raise KeysMade((key, value))
+        alone = module is self.last and self.held is not None
+        if alone and self.held is not None:
+            key, value = self.held
+        asking = torch.split(query, self.labels if alone else self.tokens, 2)
+        parts = zip(self.rows, asking, *(torch.split(x, self.tokens, 2) for x in (key, value)), strict=True)
+        made = []
+        for row, q, k, v in parts:
+            at = row.packing.places if alone else None
+            made.append(row.attend(module, q, k, v, mask, at=at, **others))
+        return made[0] if len(made) == 1 else torch.cat(made, 1)
 
     def check(self) -> None:
         """As `Packed.check`, of every row."""
@@ -153,93 +236,3 @@ def check_asked(mask: Tensor | None, dropout: float, others: dict[str, Any], *, 
     unknown = [name for name, given in others.items() if given is not None and name not in HARMLESS]
     if unknown or dropout or mask is None or mask.numel() != 1 or not known:
         raise unpackable(f"an attention layer that asks for {', '.join(unknown) or 'a mask or dropout of its own'}")
-
-
-flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-
-
-class Shared(torch.autograd.Function):
-    """Attention of a packed row on the CPU, with torch's own kernels for its parts.
-
-    Row by row, on views: rows are short, and gathering them into padded groups took twice as long. Saved for the
-    backward pass are queries, keys, values, the result and its normalisers, each token once.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prefix_key: Tensor | None,
-        prefix_value: Tensor | None,
-        packing: Packing,
-        scale: float,
-    ) -> Tensor:
-        """[1, N, heads, D] of `query` [1, heads, N, D] and `key`, `value` [1, K, N, D]."""
-        front, spans = packing.front, packing.spans
-        heads, tokens = query.shape[1:3]
-        out = query.new_empty(1, tokens, heads, query.shape[3]).transpose(1, 2)
-        causal = [(0, front), *spans] if front else list(spans)
-        parts = [flash(*(x[:, :, a:b] for x in (query, key, value)), 0.0, True, scale=scale) for a, b in causal]
-        norm = torch.cat([part[1].transpose(1, 2) for part in parts], 1).transpose(1, 2)  # [1, heads, N]
-        torch.cat([part[0].transpose(1, 2) for part in parts], 1, out=out.transpose(1, 2))
-        for begin, end, keys, values in shared(key, value, prefix_key, prefix_value, front):
-            also, its_norm = flash(query[:, :, begin:end], keys, values, 0.0, False, scale=scale)
-            merge(out[:, :, begin:end], norm[:, :, begin:end], also, its_norm)
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, norm)
-        ctx.causal, ctx.front, ctx.scale = causal, front, scale
-        return out.transpose(1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys, values, and of the prefix: what each part gives, added up."""
-        query, key, value, prefix_key, prefix_value, out, norm = ctx.saved_tensors
-        grad = grad.transpose(1, 2)
-
-        def back(begin: int, end: int, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
-            rows = (x[:, :, begin:end] for x in (grad, query, out, norm))
-            g, q, o, n = rows
-            made: tuple[Tensor, Tensor, Tensor]
-            made = flash_backward(g, q, keys, values, o, n, 0.0, causal, scale=ctx.scale)
-            return made
-
-        parts = [back(a, b, key[:, :, a:b], value[:, :, a:b], True) for a, b in ctx.causal]
-        dq, dk, dv = (torch.cat([part[i].transpose(1, 2) for part in parts], 1).transpose(1, 2) for i in range(3))
-        length = 0 if prefix_key is None else prefix_key.shape[2]
-        to_prefix = (
-            [None, None] if prefix_key is None else [torch.zeros_like(prefix_key), torch.zeros_like(prefix_value)]
-        )
-        for begin, end, keys, values in shared(key, value, prefix_key, prefix_value, ctx.front):
-            more, *to_shared = back(begin, end, keys, values, False)
-            dq[:, :, begin:end] += more
-            for whole, made in zip(to_prefix, to_shared, strict=True):
-                if whole is not None:
-                    whole += made[:, :, :length]
-            for whole, made in zip((dk, dv), to_shared, strict=True):
-                if begin:
-                    whole[:, :, : ctx.front] += made[:, :, length:]
-        return dq, dk, dv, *to_prefix, None, None
-
-
-def shared(
-    key: Tensor, value: Tensor, prefix_key: Tensor | None, prefix_value: Tensor | None, front: int
-) -> list[tuple[int, int, Tensor, Tensor]]:
-    """Which tokens see which shared keys and values: the front sees the prefix, the rows see prefix and front."""
-    tokens = key.shape[2]
-    if prefix_key is None or prefix_value is None:
-        return [(front, tokens, key[:, :, :front], value[:, :, :front])] if front else []
-    if not front:
-        return [(0, tokens, prefix_key, prefix_value)]
-    keys = torch.cat([prefix_key, key[:, :, :front]], 2)
-    values = torch.cat([prefix_value, value[:, :, :front]], 2)
-    return [(0, front, prefix_key, prefix_value), (front, tokens, keys, values)]
-
-
-def merge(out: Tensor, norm: Tensor, also: Tensor, its_norm: Tensor) -> None:
-    """Make `out` [1, heads, n, D] and `norm` [1, heads, n] the softmax over the keys of both parts, in place."""
-    share = torch.sigmoid(its_norm - norm)
-    out.lerp_(also, share[..., None].to(out.dtype))
-    torch.logaddexp(norm, its_norm, out=norm)

@@ -16,24 +16,26 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.backbones.precision import check_precision
 from softprompt.choices import (
-    check_words,
+    check_scoring,
     choose_head,
     choose_init,
     choose_rate,
     default_template,
-    speaks,
     spoken,
 )
 from softprompt.core import Example, Start
 from softprompt.data import Columns, Dataset, TaskKind, k_shot, leakage, read, split
 from softprompt.data.checks import by_class, content
 from softprompt.errors import DataError, RecipeError
-from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer
+from softprompt.fewshot.calibrate import calibrated
+from softprompt.fewshot.demonstrations import demonstrated, set_apart
+from softprompt.fewshot.sample import few_shot
 from softprompt.images import ImageTemplate
 from softprompt.init import from_prompt, from_sources, make_start
 from softprompt.methods import check_options, find
 from softprompt.metrics import default_metric, find_metric
 from softprompt.prompt import Prompt, Task
+from softprompt.readout import make_head
 from softprompt.recipe import Recipe
 from softprompt.template import Template, wrong
 
@@ -51,6 +53,7 @@ class Plan:
     labels: tuple[str, ...]
     sha256: dict[str, str]  # of every data file, so that a resumed run cannot go on with other data
     notes: list[str] = field(default_factory=list)
+    shown: list[Example] = field(default_factory=list)  # demonstrations, in front of every text
 
     @property
     def kind(self) -> TaskKind:
@@ -58,6 +61,12 @@ class Plan:
         kind = self.recipe.task.kind
         assert kind != "auto"
         return kind
+
+    @property
+    def template(self) -> str:
+        """The template as it is used, demonstrations included."""
+        task, length = self.recipe.task, self.recipe.method.length
+        return demonstrated(task.template, length, self.shown, task.words) if self.shown else task.template
 
     @property
     def steps(self) -> int:
@@ -92,6 +101,10 @@ def make_plan(recipe: Recipe, backbone: Backbone) -> Plan:
         ("test", test, "dev", dev),
     ):
         notes += refuse_leaks(data, seen, part, f"{name} examples that are in {other}", recipe.data.allow_leakage)
+    shown: list[Example] = []
+    if recipe.task.demonstrations:
+        shown, train = set_apart(train, recipe.data.seed)
+        notes.append(f"{len(shown)} of the training examples are demonstrations")
     sources = {"train": data, **parts}
     return Plan(
         recipe=fill(recipe, backbone, data, train),
@@ -101,6 +114,7 @@ def make_plan(recipe: Recipe, backbone: Backbone) -> Plan:
         labels=data.labels,
         sha256={name: part.sha256 for name, part in sources.items()},
         notes=notes,
+        shown=shown,
     )
 
 
@@ -125,6 +139,8 @@ def divide(
     recipe: Recipe, data: Dataset, parts: dict[str, Dataset]
 ) -> tuple[list[Example], list[Example], list[Example]]:
     """Train, dev and test examples; what has no file of its own is set aside from train, by class."""
+    if recipe.data.few_shot:
+        return few_shot(recipe.data, data, parts)
     shares = dict(zip(("train", "dev", "test"), recipe.data.split, strict=True))
     wanted = {name: share for name, share in shares.items() if name not in parts}
     total = sum(wanted.values())
@@ -168,7 +184,7 @@ def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]
     kind = data.kind if recipe.task.kind == "auto" else recipe.task.kind
     words = {label: recipe.task.words.get(label, spoken(label)) for label in data.labels}
     head = choose_head(recipe, method, backbone, kind, words)
-    check_words(recipe.task.words, head, data.labels)
+    check_scoring(recipe.task, head, data.labels)
     texts = tuple(data.columns.text)
     template = (
         default_template(method, backbone, head, texts, recipe.method.options)
@@ -216,9 +232,7 @@ def build(plan: Plan, backbone: Backbone) -> Prompt:
     if backbone.spec.kind == "vision":
         template = ImageTemplate(recipe.task.template, backbone, length=length)
     else:
-        template = Template(
-            recipe.task.template, backbone, length=length, prefix=0 if slots else length, limit=limit, cut=cut
-        )
+        template = Template(plan.template, backbone, length=length, prefix=0 if slots else length, limit=limit, cut=cut)
     if template.vectors != (length if slots else 0):
         place = f"write {{soft:{length}}}" if slots else "take {soft} out: its vectors enter at every layer"
         found = f"{template.vectors or 'no'} slots for method {recipe.method.name}"
@@ -233,7 +247,8 @@ def build(plan: Plan, backbone: Backbone) -> Prompt:
         raise RecipeError(
             "SP-E212", f"{error}"[:200], f"options of {recipe.method.name}", "mend method.options"
         ) from error
-    return Prompt(backbone, method, head, template, Task(plan.kind, plan.labels, recipe.task.new_tokens))
+    prompt = Prompt(backbone, method, head, template, Task(plan.kind, plan.labels, recipe.task.new_tokens))
+    return calibrated(prompt, recipe.task.calibrate, plan.train)
 
 
 def starting_point(plan: Plan, backbone: Backbone, template: Any, *, keys: bool) -> Start:
@@ -273,63 +288,3 @@ def flat(example: Example, fields: Sequence[str]) -> str:
     """The text of an example's columns."""
     values = [example.fields[name] for name in fields if name in example.fields]
     return " ".join(value if isinstance(value, str) else " ".join(value) for value in values)
-
-
-def make_head(plan: Plan, backbone: Backbone, template: Any) -> Head:
-    """The head that the recipe names; raises `RecipeError` where it does not fit the task or the backbone."""
-    task, states = plan.recipe.task, backbone.spec.states
-    fitting = {
-        "classification": ("verbalizer", "classifier"),
-        "tagging": ("tagger",),
-        "regression": ("regressor",),
-        "generation": ("lm",),
-    }[plan.kind]
-    if task.head not in fitting:
-        raise RecipeError("SP-E208", f"head {task.head} for {plan.kind}", " or ".join(fitting), "set task.head")
-    if task.head in ("verbalizer", "lm") and not speaks(backbone):
-        raise RecipeError(
-            "SP-E208",
-            f"head {task.head} on {backbone.name}, which predicts no words",
-            "a trained head, or a backbone with a language-model head",
-            "set task.head=classifier, or choose another backbone",
-        )
-    if task.head == "lm":
-        if backbone.spec.kind == "encoder":
-            raise RecipeError("SP-E208", "generation with an encoder", "a backbone that writes", "use a causal model")
-        return LanguageModel()
-    if task.head == "verbalizer":
-        return make_verbalizer(plan, backbone, template)
-    pool = "mean" if task.pool == "auto" else task.pool
-    if task.head == "tagger":
-        return Tagger(states, len(plan.labels))
-    if task.head == "regressor":
-        numbers = torch.tensor([float(str(example.label)) for example in plan.train], dtype=torch.float64)
-        scale = numbers.std(correction=0).item()  # 0 where all are the same
-        return Regressor(states, mean=numbers.mean().item(), scale=scale or 1.0, pool=pool)
-    return Classifier(states, len(plan.labels), pool=pool)
-
-
-def make_verbalizer(plan: Plan, backbone: Backbone, template: Template) -> Verbalizer:
-    """The words of the classes as tokens; raises `RecipeError` where two classes have the same.
-
-    Where the tokens of one class begin with all those of another, the shorter would always be the likelier answer, so
-    then every answer ends in EOS.
-    """
-    words = {label: plan.recipe.task.words.get(label, spoken(label)) for label in plan.labels}
-    tokens = {label: template.continue_with(word) for label, word in words.items()}
-    seen: dict[tuple[int, ...], str] = {}
-    for label, ids in tokens.items():
-        if not ids or not words[label].strip():
-            raise RecipeError("SP-E209", f"no tokens for class {label!r}", "a word for each class", "set task.words")
-        other = seen.setdefault(tuple(ids), label)
-        if other != label:
-            raise RecipeError(
-                "SP-E209",
-                f"the same tokens for classes {other!r} and {label!r}",
-                "a different word for each class",
-                "set task.words",
-            )
-    fill, end = backbone.spec.kind == "encoder", backbone.tokenizer.eos_token_id
-    inside = any(a[: len(b)] == b for a in seen for b in seen if len(b) < len(a))
-    closing = [end] if inside and not fill and end is not None else []
-    return Verbalizer([[*tokens[label], *closing] for label in plan.labels], fill=fill)

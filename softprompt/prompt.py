@@ -48,6 +48,8 @@ class Prompt(nn.Module):
         self.task = task
         self.index = {label: i for i, label in enumerate(task.labels)}
         self.packs = False  # True: `loss` runs a batch as one row, where the backbone can (softprompt.engine)
+        self.fronts = False  # True: `loss` runs what all rows begin with once, where the backbone can
+        self.parts = False  # True: a batch of training is run in parts of about the same length (softprompt.engine)
         self.fewest = 2  # rows of a batch that runs as one row: one has nothing to share, unless others stand beside it
 
     backbone: Backbone
@@ -78,7 +80,7 @@ class Prompt(nn.Module):
     def asked(self, example: Example, word: list[int]) -> Row:
         """An example with the tokens of a class word as answer; its text is cut alike for every word."""
         assert isinstance(self.head, Verbalizer)
-        longest = max(len(ids) for ids in self.head.words)
+        longest = max(len(ids) for ids in self.head.every)
         return self.template.encode(example, word, close=False, room=longest)
 
     def written_out(self, example: Example) -> list[int]:
@@ -142,7 +144,10 @@ class Prompt(nn.Module):
     def batch(self, rows: Sequence[Row], side: str = "right") -> Batch:
         """Rows as one batch on the backbone's device."""
         batch = collate(list(rows), self.template.filler, side)  # type: ignore[arg-type]
-        return move(replace(batch, packing=pack(batch, self.fewest)) if self.packs else batch, self.backbone.device)
+        if self.packs or self.fronts:
+            packing = pack(batch, self.fewest, shares=self.backbone.spec.kind == "causal")
+            batch = replace(batch, packing=packing and replace(packing, fronted=not self.packs))
+        return move(batch, self.backbone.device)
 
     def inject(self, batch: Batch) -> Injection:
         """What the method adds to a batch."""
@@ -166,6 +171,9 @@ class Prompt(nn.Module):
 
     def outcome(self, batch: Batch, injection: Injection) -> tuple[Output, Batch]:
         """As `answer`, from one row where the batch is packed; and the batch as the head has to see it then."""
+        if batch.packing is not None and batch.packing.fronted and not self.backbone.unfronted(batch, injection):
+            wanted = columns(batch) if self.head.reads == "logits" else None
+            return self.backbone.behind(batch, injection, wanted), batch
         if batch.packing is None or self.backbone.unpackable(batch, injection):
             return self.answer(batch, injection), batch
         logits = self.head.reads == "logits"
@@ -247,10 +255,10 @@ class Prompt(nn.Module):
         """Log-probabilities of the classes [B, C] by the log-probability of each class's whole answer."""
         assert isinstance(self.head, Verbalizer)
         scores = []
-        for word in self.head.words:
+        for word in self.head.every:
             batch = self.batch([self.asked(example, word) for example in examples])
             scores.append(self.head.sequence_scores(self(batch), batch))
-        return torch.stack(scores, 1).log_softmax(1)
+        return self.head.wording(torch.stack(scores, 1))  # type: ignore[no-any-return]
 
     def named(self, scores: Tensor) -> list[Prediction]:
         """Class names from log-probabilities [B, C]."""
@@ -279,7 +287,7 @@ class Bare(Method):
 
 def without_prompt(prompt: Prompt) -> Prompt:
     """The same question to the bare backbone: the template without its slots, nothing injected."""
-    return Prompt(prompt.backbone, Bare(), prompt.head, prompt.template.without_soft(), prompt.task)
+    return Prompt(prompt.backbone, Bare(), prompt.head.bare(), prompt.template.without_soft(), prompt.task)
 
 
 def by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:

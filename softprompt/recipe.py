@@ -53,6 +53,7 @@ class DataSection(Section):
     image: str | None = None
     split: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="train, dev, test where files are missing")
     shots: int | None = Field(None, ge=1, description="examples per class, sampled from train")
+    few_shot: int | None = Field(None, ge=1, description="examples per class, and as many others for dev, from train")
     seed: int = 0
     on_bad_row: Literal["fail", "skip", "report"] = "fail"
     allow_leakage: bool = False
@@ -74,6 +75,14 @@ class TaskSection(Section):
     head: Literal["auto", "verbalizer", "lm", "classifier", "regressor", "tagger"] = "auto"
     labels: tuple[str, ...] = ()
     words: dict[str, str] = Field({}, description="the word that stands for a class, by class name")
+    synonyms: dict[str, tuple[str, ...]] = Field({}, description="more words for a class, scored beside its word")
+    join: Literal["mean", "sum"] = Field(
+        "mean", description="of several words: mean of their log-probabilities, or sum of their probabilities"
+    )
+    calibrate: Literal["none", "content_free", "domain"] = Field(
+        "none", description="take off what class words score without a text, or on the mean training text"
+    )
+    demonstrations: bool = Field(False, description="one training example a class in front of every text")
     metric: str = "auto"
     pool: Literal["auto", "mean", "cls", "last"] = "auto"
     max_tokens: int | None = Field(None, ge=8, description="most tokens of a row, prompt and answer included")

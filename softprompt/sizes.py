@@ -8,6 +8,7 @@ from torch import nn
 
 from softprompt.core import IGNORE, Injection, Row
 
+FLASH = 2.5  # operations of attention's backward pass over its forward pass: five products for two
 # What an activation keeps of its input, in copies: those that are written out in Python keep every factor.
 COPIES = {"NewGELUActivation": 4, "FastGELUActivation": 6, "QuickGELUActivation": 2}
 Product = tuple[str, int, int, float]  # name, numbers in and out of a linear layer, and how often a token passes it
@@ -167,13 +168,20 @@ def padded(lengths: list[int], prefix: int, memory: Load | None = None) -> Load:
     return Load(rows * longest, pairs, rows * prefix, read)
 
 
-def packed(rows: list[Row], prefix: int) -> Load:
-    """Rows as one row, what they all begin with once (`collate.pack`)."""
-    shared = front(rows)
+def packed(rows: list[Row], prefix: int, *, shares: bool = True) -> Load:
+    """Rows as one row; what they all begin with once, where they share it (`collate.pack`)."""
+    shared = front(rows) if shares else 0
     rest = [size(row) - shared for row in rows]
     tokens = shared + sum(rest)
     pairs = shared**2 + sum(n * n for n in rest) + sum(rest) * shared + tokens * prefix
     return Load(tokens, pairs, prefix)
+
+
+def fronted(rows: list[Row]) -> Load:
+    """Padded rows behind what they all begin with, which runs once; its keys and values are copied to every row."""
+    shared, longest = front(rows), max(map(size, rows))
+    rest = len(rows) * (longest - shared)
+    return Load(shared + rest, shared**2 + rest * longest, shared * len(rows))
 
 
 def front(rows: list[Row]) -> int:
@@ -184,3 +192,33 @@ def front(rows: list[Row]) -> int:
         if any((row.ids[at], row.slots[at], row.labels[at] if row.labels else IGNORE) != token for row in rows):
             return at
     return limit
+
+
+def trimmed(stack: Stack, load: Load, logits: int, size: int, *, back: bool, again: bool) -> tuple[float, float]:
+    """Operations and bytes that a last layer saves which runs at labels alone, but for keys and values.
+
+    Its queries are made twice at labels, and once, for nothing, elsewhere. It is never run again for the backward
+    pass.
+    """
+    spared, share = load.tokens - logits, 1 - logits / load.tokens
+    rest, queries = stack.linear / stack.layers - stack.entry, stack.hidden * stack.wide
+    fewer = 2 * (spared * rest - logits * stack.entry) + 4 * stack.wide * load.pairs * share
+    kept = stack.norms / stack.layers / 2 + stack.inner / stack.layers * size
+    kept += (2 * stack.wide + stack.heads) * size
+    if not back:
+        return fewer, 0.0
+    if again:
+        fewer += 2 * load.tokens * stack.linear / stack.layers + 4 * stack.wide * load.pairs
+        kept = 0.0  # it goes back, and is done with, before any other layer is run again
+    return fewer + 2 * spared * (rest + queries) + 4 * FLASH * stack.wide * load.pairs * share, spared * kept
+
+
+def keeps(stack: Stack, load: Load, size: int, *, packed: bool, again: bool) -> float:
+    """Bytes that a stack keeps for its backward pass if a gradient passes all of it."""
+    keys = stack.narrow if packed else stack.wide  # padded, keys and values are copied for every head
+    attention = stack.attentions * (2 * (stack.wide + keys) + stack.heads) * size
+    whole = load.tokens * (stack.norms + stack.inner * size + attention)
+    whole += stack.layers * 2 * (keys * load.keys + stack.wide * spare(load)) * size
+    if not again:
+        return whole
+    return whole / stack.layers + stack.layers * stack.hidden * size * load.tokens  # one layer at a time

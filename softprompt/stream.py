@@ -4,6 +4,7 @@ Prompt vectors and offsets enter with the text; keys and values enter at every s
 tokens only.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from softprompt.backbones.text import prefix_length, tokens_only
-from softprompt.core import Batch, Injection, Prefix
+from softprompt.core import Batch, Injection, Prefix, Row
+from softprompt.errors import DataError
 
 
 class Stream:
@@ -95,3 +97,18 @@ def fronts(injection: Injection, rows: int) -> list[int]:
         counts: list[int] = injection.prefix_mask.sum(1).tolist()
         return counts
     return [prefix_length(injection.prefix or ())] * rows
+
+
+def room_after(backbone: Any, rows: Sequence[Row], injection: Injection) -> list[int]:
+    """Tokens that may follow each row: one more than can be read, because the last is not read again.
+
+    Raises `DataError` where a row does not fit.
+    """
+    limit = backbone.spec.positions or 10**9
+    taken = read = [len(row.ids) + front for row, front in zip(rows, fronts(injection, len(rows)), strict=True)]
+    if backbone.spec.kind == "seq2seq":  # the decoder counts its own positions; its first token is the start token
+        taken = [1 + front for front in fronts(injection.decoder or Injection(), len(rows))]
+    if max(read + taken) > limit:
+        found = f"{max(read + taken)} tokens, prompt included"
+        raise DataError("SP-E104", found, f"at most {limit}", "use a shorter text or prompt")
+    return [limit - count + 1 for count in taken]

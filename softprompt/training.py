@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt import checkpoint
+from softprompt import checkpoint, ranks
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, load_backbone
 from softprompt.checkpoint import State
 from softprompt.core import Batch, Row
 from softprompt.cost import announce
 from softprompt.doctor.before import guard
-from softprompt.engine import choose, once
+from softprompt.engine import choose, once, parted
 from softprompt.errors import TrainingError
 from softprompt.evaluate import Report, evaluate
 from softprompt.files import sweep, write_atomically
@@ -54,7 +54,8 @@ def train(
     `folder` holds the whole run: recipe.yaml (resolved), log.jsonl, states, report.json. Raises `TrainingError` where
     it already holds another run; `resume` goes on with that one.
     """
-    place = Path(folder)
+    ranks.join()
+    place = ranks.folder(Path(folder))
     if (place / "recipe.yaml").exists():
         do = f"use `softprompt resume {place}`, or --run"
         raise TrainingError("SP-E510", f"a run in {place}", "a new folder", do)
@@ -64,6 +65,7 @@ def train(
     plan = make_plan(recipe, backbone)
     place.mkdir(parents=True, exist_ok=True)
     identity = {"backbone": backbone.fingerprint, "data": plan.sha256, "threads": torch.get_num_threads()}
+    identity |= {"ranks": ranks.count()}
     write_atomically(place / "run.json", json.dumps(identity, indent=1).encode())
     write_atomically(place / "recipe.yaml", plan.recipe.rooted().to_yaml(full=True).encode())
     return run(plan, backbone, place, None, listen)
@@ -74,7 +76,8 @@ def resume(folder: str | Path, *, backbone: Backbone | None = None, listen: List
 
     Raises `TrainingError` where the folder holds no run, or where backbone or data are no longer the same.
     """
-    place = run_in(folder)
+    ranks.join()
+    place = run_in(ranks.folder(Path(folder)))
     plan, backbone = reopen(place, backbone)
     state, notes = checkpoint.newest(place / "states")
     for note in notes:
@@ -191,14 +194,15 @@ def fit(
             listen(event | {"total": plan.steps, "seconds": seconds})
             if run.step % every == 0 or run.step == plan.steps:
                 run.judge(prompt, plan, log, listen)
+            told = ranks.most(stop[0] if stop else 0)  # a signal that reached one rank stops all, at the same step
             now = time.monotonic()
-            if stop or now - saved > max(settings.save_seconds, cost / SAVING) or run.step == plan.steps:
+            if told or now - saved > max(settings.save_seconds, cost / SAVING) or run.step == plan.steps:
                 log.flush()
                 checkpoint.save(states, run.state(prompt, optimizer))
                 saved, cost = time.monotonic(), time.monotonic() - now
-            if stop:
+            if told:
                 listen({"event": "stopped", "step": run.step})
-                raise Stopped(128 + stop[0])
+                raise Stopped(128 + told)
     prompt.backbone.recompute(False)
     log.close()
     return run.best, run.history
@@ -223,7 +227,7 @@ def step(
     """One optimiser step over `accumulate` batches; the mean loss, the size of the gradient, and tokens computed."""
     settings = plan.recipe.train
     batches = ready(prompt, plan, rows, optimizer, rates, number)
-    count = sum(prompt.head.count(batch) for batch in batches)
+    count = ranks.total(sum(prompt.head.count(batch) for batch in batches))
     total = 0.0
     with mixed(prompt.backbone, settings.precision):
         shared = once(prompt, len(batches))
@@ -234,14 +238,19 @@ def step(
         total += loss.item()
     if shared is not None:
         shared.backward()
+    ranks.add_gradients(weight for group in optimizer.param_groups for weight in group["params"])
+    total = ranks.total(total)
     norm = move(plan, len(rows), optimizer, rates, number, total)
-    return total, norm, sum(computed(batch) for batch in batches)
+    return total, norm, int(ranks.total(sum(computed(batch) for batch in batches)))
 
 
 def ready(
     prompt: Prompt, plan: Plan, rows: list[Row], optimizer: torch.optim.Optimizer, rates: list[float], number: int
 ) -> list[Batch]:
-    """The batches of optimiser step `number`; its random numbers and rates are set, and no gradient is left."""
+    """The batches of optimiser step `number`; its random numbers and rates are set, and no gradient is left.
+
+    Of several ranks, each has its share of every batch.
+    """
     settings = plan.recipe.train
     torch.manual_seed(settings.seed * 1_000_003 + number)  # dropout of this step, whatever happened before
     prompt.train()
@@ -251,7 +260,8 @@ def ready(
     optimizer.zero_grad(set_to_none=True)
     chosen = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, number)
     size = settings.batch_size
-    return [prompt.batch([rows[i] for i in chosen[at : at + size]]) for at in range(0, len(chosen), size)]
+    shares = [ranks.share(chosen[at : at + size]) for at in range(0, len(chosen), size)]
+    return [prompt.batch(part) for mine in shares if mine for part in parted(prompt, [rows[i] for i in mine])]
 
 
 def move(
@@ -277,7 +287,7 @@ def move(
 
 def computed(batch: Batch) -> int:
     """How many tokens a batch runs through the model, prompt and padding included."""
-    return (batch if batch.packing is None else batch.packing).input_ids.numel()
+    return batch.input_ids.numel() if batch.packing is None else batch.packing.computed
 
 
 def order(examples: int, size: int, seed: int, number: int) -> list[int]:

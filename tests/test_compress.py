@@ -1,5 +1,6 @@
 """Smaller prompts are what their formulas say, are chosen on dev, and are ordinary prompts afterwards."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from torch.testing import assert_close
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, load_backbone
 from softprompt.backbones.embedded import NANO
-from softprompt.compress import compress, enough, grid, merge, prune, rank, ratio, stored, weight
+from softprompt.cli import main
+from softprompt.compress import compress, enough, gates, grid, merge, prune, rank, ratio, stored, weight
 from softprompt.compress.int8 import int8
 from softprompt.core import Batch, Injection
 from softprompt.demo import run as demo
 from softprompt.errors import RecipeError, Unsupported
 from softprompt.plan import Plan, build, make_plan
 from softprompt.prompt import Prompt
+from softprompt.training import train
 from softprompt.vectors import Measured, measure, variant, vectors_of
 
 P, H = 6, 32
@@ -191,6 +194,62 @@ def test_effective_rank_counts_directions_and_attention_counts_mass() -> None:
     assert ratio.effective(torch.ones(4, 4)) == pytest.approx(1.0, abs=1e-4)
     assert ratio.attention_mass(scored([[1.0, 1.0, 1.0]], attention=[0.5, 0.02, 0.45])) == 2
     assert ratio.attention_mass(scored([[1.0, 1.0, 1.0]])) == 3
+
+
+def test_gates_count_what_is_more_than_half_open() -> None:
+    assert ratio.open_gates(ratio.Pass(torch.zeros(1, 3), 1.0, torch.eye(3), None, torch.tensor([1.0, 0.4, 0.6]))) == 2
+    assert ratio.open_gates(ratio.Pass(torch.zeros(1, 3), 1.0, torch.eye(3), None, torch.zeros(3))) == 1
+    assert ratio.open_gates(scored([[1.0, 1.0, 1.0]])) == 3
+
+
+def test_a_vector_that_nothing_depends_on_loses_its_gate(prompt: Prompt, plan: Plan) -> None:
+    """A vector of zeros is the same at every gate, so that only its price is left; the others have a slope."""
+    vectors = vectors_of(prompt).clone()
+    vectors[2] = 0
+    before = {name: value.clone() for name, value in prompt.state_dict().items()}
+    found = gates.learned(prompt, vectors, plan.dev)
+    assert found[2] == 0
+    assert ((found >= 0) & (found <= 1)).all()
+    assert found.equal(gates.learned(prompt, vectors, plan.dev)), "the order is drawn with seed 0"
+    assert all(value.equal(before[name]) for name, value in prompt.state_dict().items())
+
+
+def test_distil_takes_the_better_of_the_taught_and_the_one_that_learnt_alone(prompt: Prompt, plan: Plan) -> None:
+    vectors = vectors_of(prompt)
+    made = {"distil": variant(prompt, vectors[:2], [True, True] + [False] * 4)}
+    made |= {"alone": variant(prompt, vectors[2:4], [True, True] + [False] * 4)}
+    asked: list[int] = []
+
+    def lessons(length: int) -> list[tuple[str, Prompt]]:
+        asked.append(length)
+        return list(made.items())
+
+    found = compress(prompt, plan.dev, "accuracy", how="distil", keep=2, lessons=lessons)
+    assert asked == [2]
+    assert [one.how for one in found.candidates] == ["distil", "alone"]
+    assert found.chosen.dev.loss == min(measure(one, plan.dev, "accuracy").loss for one in made.values())
+    for settings in ({"keep": 2}, {"lessons": lessons}):
+        with pytest.raises(RecipeError, match="SP-E778"):
+            compress(prompt, plan.dev, "accuracy", how="distil", **settings)  # type: ignore[arg-type]
+
+
+def test_the_command_distils_into_an_ordinary_prompt_and_says_what_else_was_trained(
+    folder: Path, model: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_runs.recipe(folder, f"method.length={P}", "train.epochs=1")
+    tiny_runs.write_rows(folder / "dev.csv", 12, seed=2)
+    long, short = train(recipe, folder / "long", backbone=model).artifact, folder / "short.safetensors"
+    asked = ["compress", str(long), str(folder / "dev.csv"), "--how", "distil", "--out", str(short), "--json"]
+    given = ["--train", str(folder / "train.csv"), "--run", str(folder / "taught")]
+    assert main([*asked, "--keep", "2", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["how"], one["keep"]) for one in found["candidates"]] == [("whole", P), ("distil", 2), ("alone", 2)]
+    again = Artifact.load(short)
+    assert again.card.parents == (long.name,)
+    assert vectors_of(again.bind(model)).shape == (2, H)
+    assert (folder / "taught" / "vectors-2" / "distill.json").exists()
+    assert main([*asked, *given]) == 2
+    assert "SP-E778" in capsys.readouterr().out
 
 
 def test_keeping_the_important_beats_keeping_the_others_on_a_backbone_that_has_learnt(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_ours_is_cheaper_than_theirs_where_rows_share_and_the_same_where_they_ca
     assert packs.epoch_tokens < 0.7 * packs.peft_epoch_tokens
     assert packs.operations < 0.5 * packs.peft_operations
     assert packs.kept_bytes < 0.5 * packs.peft_kept_bytes
-    padded = planned(speakers.prompt("bert", head="classifier"), "classifier", "bert")[2].run(0)
+    padded = planned(speakers.prompt("bart", head="classifier"), "classifier", "bart")[2].run(0)
     assert (padded.epoch_tokens, padded.operations) == (padded.peft_epoch_tokens, padded.peft_operations)
 
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from softprompt import explain
 from softprompt.core import Batch, Injection
-from softprompt.explain import curves, importance, lens, neighbours, page, shares, words
+from softprompt.explain import curves, importance, lens, neighbours, page, pez, shares, words
 from softprompt.explain.drawing import apart
 from softprompt.plan import Plan, build, make_plan
 from softprompt.prompt import Prompt
@@ -213,6 +213,39 @@ def test_the_control_reads_as_its_text_and_has_learnt_anyway(
     assert found["fitted_on"] + found["n"] == len(plan.train)
 
 
+def test_pez_finds_text_that_loses_no_more_than_the_nearest_words(llama: tuple[Prompt, Plan]) -> None:
+    prompt, plan = llama
+    table, vectors = neighbours.table(prompt.backbone), vectors_of(prompt)
+    allowed = pez.readable(table)
+    assert set(table.tokenizer.all_special_ids).isdisjoint(allowed.tolist())
+    start = pez.nearest(vectors, table, allowed)
+    ids = pez.walked(prompt, vectors, table, allowed, plan.train, "accuracy", 20)
+    losses = [measure(variant(prompt, table.rows[one]), plan.train, "accuracy").loss for one in (ids, start)]
+    assert losses[0] < losses[1], "the walk left its start"
+    found = pez.hard(prompt, vectors, table, plan.train, "accuracy", 2)
+    assert found["text"] == table.tokenizer.decode(found["ids"])
+    assert found["reads_back"]
+    assert found["fitted_on"] + found["n"] == len(plan.train)
+    judged = measure(variant(prompt, table.rows[torch.tensor(found["ids"])]), plan.train[1::2], "accuracy")
+    assert found["scores"]["pez"] == judged.as_dict(), (
+        "what is shown is what was scored, on examples it was not fitted to"
+    )
+
+
+def test_pez_moves_along_the_gradient_at_the_nearest_words(llama: tuple[Prompt, Plan]) -> None:
+    """Algorithm 1 of arXiv:2302.03668, line 4, one row by hand."""
+    prompt, plan = llama
+    table, vectors = neighbours.table(prompt.backbone), vectors_of(prompt)
+    at = table.rows[pez.nearest(vectors, table, pez.readable(table))]
+    plain = variant(prompt, vectors)
+    rows = [plain.row(example) for example in plan.train[:3]]
+    slope = pez.gradient(plain, at, rows, [0, 2])
+    step = 1e-2 * slope / slope.norm()
+    pair = [plan.train[0], plan.train[2]]
+    ends = [measure(variant(prompt, at + sign * step), pair, "accuracy").loss for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / 2e-2 == pytest.approx(slope.norm().item(), rel=2e-2)
+
+
 def test_a_vector_that_reads_otherwise_is_put_back(llama: tuple[Prompt, Plan]) -> None:
     table = neighbours.table(llama[0].backbone)
     ids = torch.tensor([5, 6])
@@ -235,7 +268,15 @@ def test_the_page_is_one_file_that_fetches_nothing(report: dict[str, Any]) -> No
     assert "<b>.safe" not in made
     assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|https?://|<script", made)
     assert "prefers-color-scheme: dark" in made
-    for title in ("Vectors", "Do the words mean anything?", "The control", "Attention", "When the vectors", "States"):
+    for title in (
+        "Vectors",
+        "Do the words mean anything?",
+        "As readable text",
+        "The control",
+        "Attention",
+        "When the vectors",
+        "States",
+    ):
         assert title in made
     assert made.count("<svg") == P + 3
     assert made.count("<section") == made.count("</section>")

@@ -13,6 +13,7 @@ from softprompt.backbones.text import tokens_only
 from softprompt.core import Start
 from softprompt.errors import RecipeError
 from softprompt.init import COMMON, from_prompt, make_start, sample_vocabulary
+from softprompt.methods.prefix import PrefixTuning
 from softprompt.template import continuation
 
 every_family = pytest.mark.parametrize("family", TEXTS)
@@ -217,6 +218,20 @@ def test_a_side_that_the_other_prompt_lacks_begins_as_usual() -> None:
     assert made.cross is usual.cross
 
 
+def test_a_side_that_the_new_prompt_does_not_reach_is_refused_and_not_lost() -> None:
+    stored = Artifact.of(speakers.prompt("t5", "prefix", options={"reach": "decoder"}), {}, {}).method_tensors()
+    made = from_prompt(start("t5", keys=True), stored, "there")
+    spec = speaker("t5").spec
+    for reach in ("encoder", "cross"):
+        with pytest.raises(RecipeError, match=r"SP-E231.*keys and values for decoder.*reach"):
+            PrefixTuning(spec, made, reach=reach)
+    with pytest.raises(RecipeError, match="SP-E231"):  # a head of hidden states: the decoder never runs
+        PrefixTuning(replace(spec, decoder_layers=0), made)
+    for reach in ("decoder", "all"):
+        kept = PrefixTuning(spec, made, reach=reach).parts()["decoder"]
+        torch.testing.assert_close(kept(), stored["stacks.decoder.prefix"] * stored["stacks.decoder.unit"])
+
+
 def test_a_prompt_of_another_shape_is_refused() -> None:
     vectors = Artifact.of(speakers.prompt("llama"), {}, {}).method_tensors()
     keys = Artifact.of(speakers.prompt("llama", "prefix"), {}, {}).method_tensors()
@@ -225,7 +240,7 @@ def test_a_prompt_of_another_shape_is_refused() -> None:
         with pytest.raises(RecipeError, match=r"SP-E231.*there"):
             from_prompt(begin, stored, "there")
     some = Artifact.of(speakers.prompt("llama", "prefix", options={"layers": "1-2"}), {}, {})
-    with pytest.raises(RecipeError, match="SP-E231"):
+    with pytest.raises(RecipeError, match=r"SP-E231.*keys and values of 2 layers.*without method.options.layers"):
         from_prompt(start("llama", keys=True), some.method_tensors(), "there")
 
 

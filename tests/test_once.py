@@ -15,7 +15,7 @@ from softprompt.prompt import Prompt
 from softprompt.recipe import make_recipe
 from softprompt.training import step
 
-LOOKING = {"attempt", "dept", "idpg", "pt_moe", "smop"}  # what they inject depends on the text
+LOOKING = {"attempt", "dart", "dept", "idpg", "pt_moe", "smop"}  # what they inject depends on the text
 OPTIONS: dict[str, dict[str, Any]] = {"cpt": {}, "prefix": {"bottleneck": 8}}
 
 

@@ -196,7 +196,7 @@ def test_products_with_masks_are_the_same_attention(monkeypatch: pytest.MonkeyPa
         self: Packed, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **more: Any
     ) -> Any:
         self.asked[id(module)] = more.get("sliding_window")
-        return attend(self, query, key, value, self.pairs[id(module)], more["scaling"], None)
+        return attend(self, query, key, value, self.pairs[id(module)], more["scaling"], None, more.get("at"))
 
     monkeypatch.setattr(Packed, "attend", masked)
     for name in ("prompt_tuning", "prefix"):
@@ -378,10 +378,13 @@ def test_the_recipe_decides() -> None:
     decide(prompt, "packed")
     assert prompt.packs
     encoder = speakers.prompt("bert")
-    assert decide(encoder) == []  # nothing was given up: no encoder is packed
-    assert not encoder.packs
+    assert decide(encoder) == []
+    assert encoder.packs
+    two_stacks = speakers.prompt("bart")
+    assert "counts positions by itself" in decide(two_stacks)[0]
+    assert not two_stacks.packs
     with pytest.raises(Unsupported, match="SP-E422"):
-        decide(encoder, "packed")
+        decide(two_stacks, "packed")
 
 
 @pytest.mark.parametrize("name", ["prompt_tuning", "prefix"])

@@ -130,6 +130,14 @@ class Backbone(nn.Module):
         """As `forward`, through `batch.packing`: hidden states [B, T, H], or logits [J, 1, V] where labels are."""
         raise TypeError(f"{type(self).__name__} does not pack")
 
+    def unfronted(self, batch: Batch, injection: Injection) -> str:
+        """Why padded rows of this batch cannot share their front with this injection; empty where they can."""
+        return "only causal models let a batch share its front"
+
+    def behind(self, batch: Batch, injection: Injection, columns: Tensor | None) -> Output:
+        """As `forward`, with what all rows begin with (`batch.packing.front`) run once for all of them."""
+        raise TypeError(f"{type(self).__name__} shares no front")
+
     def undivided(self, below: Below, injection: Injection) -> str:
         """Why a batch cannot begin at `below` with this injection; empty where it can (`Batch.below`)."""
         return "only language models of one stack run their upper layers alone"

@@ -5,7 +5,7 @@ code, layers keep their places in the list, and the model itself is never change
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,11 @@ class Layers:
         layers = list(model.get_submodule(".".join(self.path)).children())
         lower = {i: acting(layers[i], lambda *_, **__: given) for i in range(layer)}
         return swapped(model, self.path, lower)
+
+    def with_last(self, model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> Any:
+        """The model with another module in the place of its last layer: what `make` makes of it."""
+        layers = list(model.get_submodule(".".join(self.path)).children())
+        return swapped(model, self.path, {len(layers) - 1: make(layers[-1])})
 
     def below(self, model: nn.Module, layer: int, run: Callable[[Any], object]) -> Tensor:
         """What `layer` reads [B, T, H] when `run` puts a batch through the model it is handed; nothing above runs."""
@@ -88,8 +93,8 @@ def acting(layer: nn.Module, forward: Callable[..., Any]) -> nn.Module:
     return made
 
 
-def swapped(model: nn.Module, path: tuple[str, ...], layers: dict[int, nn.Module]) -> nn.Module:
-    """A copy of a model in which some of the layers at `path` are others; what is not on the path is shared."""
+def swapped(model: nn.Module, path: tuple[str, ...], layers: Mapping[Any, nn.Module]) -> nn.Module:
+    """A copy of a model in which some of the modules at `path` are others; what is not on the path is shared."""
     made = copy.copy(model)
     parts: dict[str, Any] = dict(model._modules)
     if path:

@@ -12,13 +12,14 @@ import transformers as tf
 from torch import nn
 
 from softprompt.backbones.base import Backbone
+from softprompt.backbones.causal import Causal
 from softprompt.backbones.embedded import locate
+from softprompt.backbones.encoder import Encoder
 from softprompt.backbones.lora import merge
 from softprompt.backbones.precision import check_precision
 from softprompt.backbones.probe import probe
 from softprompt.backbones.quantize import check_quantize, quantize_linear
 from softprompt.backbones.seq2seq import Seq2Seq
-from softprompt.backbones.text import Causal, Encoder
 from softprompt.backbones.vision import Vision
 from softprompt.errors import BackboneError, Unsupported
 

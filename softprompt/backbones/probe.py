@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from softprompt.backbones.base import Backbone, close, gap
+from softprompt.backbones.encoder import Encoder
+from softprompt.backbones.packing import OneStack, trimmable
 from softprompt.backbones.seq2seq import relative_bias
 from softprompt.backbones.text import Text, tokens_only
 from softprompt.core import Injection, Prefix
@@ -39,6 +41,10 @@ def probe(backbone: Backbone) -> None:
         countable = backbone.takes_positions or relative_bias(backbone.attention_modules) is not None
         if countable and "prefix" not in backbone.unsupported and not replays(backbone, ids, whole):
             backbone.refuse(("prefix", "prefix_mask"), "a prefix of real keys and values does not act like the text")
+        if isinstance(backbone, Encoder) and backbone.model is not backbone.stack():
+            backbone.speaks = close(backbone.spoken(whole), backbone.model(input_ids=ids).logits)
+        if isinstance(backbone, OneStack):
+            backbone.trims = backbone.model is not backbone.stack() and trimmable(backbone, ids)
 
 
 def probe_ids(backbone: Backbone) -> Tensor:

@@ -5,19 +5,25 @@ and `cross`, in front of the keys and values that the decoder's cross-attention 
 BART's kin count positions inside the model and cannot be told of a prefix: there a text starts at position 0 after it.
 """
 
+import copy
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
+from typing_extensions import override
 
 from softprompt.attention import Bias, Prefixes, Stack
 from softprompt.backbones.base import Recorded, stray_mask
+from softprompt.backbones.layers import swapped
+from softprompt.backbones.packing import one_row, unpacked
 from softprompt.backbones.text import PROBE, Text, positions, tokens_only
-from softprompt.core import Batch, Injection, Kind, Output
+from softprompt.core import IGNORE, Batch, Injection, Kind, Output, Packing
 from softprompt.errors import Unsupported
+from softprompt.packed import Packed
 
 
 class Seq2Seq(Text):
@@ -126,6 +132,53 @@ class Seq2Seq(Text):
         if prefixes is not None:
             prefixes.check()
         return output
+
+    @override
+    def unpackable(self, batch: Batch, injection: Injection) -> str:
+        if not self.attention_modules or relative_bias(self.attention_modules) is None:
+            return "its encoder counts positions by itself"
+        if injection.prefix is not None:
+            return "a prefix of its encoder is at another distance in every row"
+        if self.device.type != "cpu":
+            return "a bias by distance is added on the CPU alone"
+        return one_row(self, batch, replace(injection, decoder=None))
+
+    @override
+    def packed(self, batch: Batch, injection: Injection, *, logits: bool) -> Output:
+        self.accept(batch, injection)
+        assert batch.packing is not None
+        memory = unpacked(self.encoded(batch, batch.packing, injection), batch)
+        if not logits:
+            return Output(hidden=memory)
+        assert batch.decoder is not None
+        assert batch.decoder.labels is not None
+        columns = (batch.decoder.labels != IGNORE).any(0).nonzero()[:, 0]
+        return self.forward(batch, injection, columns=columns, memory=memory)
+
+    @override
+    def together(self, batches: Sequence[Batch], injections: Sequence[Injection], *, logits: bool) -> list[Output]:
+        return [self.packed(b, given, logits=logits) for b, given in zip(batches, injections, strict=True)]
+
+    def encoded(self, batch: Batch, packing: Packing, injection: Injection) -> Tensor:
+        """Encoder states [1, N, H] of a packed row.
+
+        Left alone, the first layer would make a table of all pairs in the row. Rows need it for their longest only: the
+        bias knows nothing but distances.
+        """
+        first: Any = self.attention_modules[0]
+        with torch.no_grad():
+            table = first.compute_bias(packing.longest, packing.longest, device=self.device)
+        brief = copy.copy(first)
+        brief.__dict__["compute_bias"] = lambda *_, **__: table
+        path = next(name for name, module in self.stack().named_modules() if module is first).split(".")
+        state = Packed(packing, [brief, *self.attention_modules[1:]], None, 0, causal=False, biased=True)
+        offset = None if injection.offset is None else injection.offset[:, packing.columns[0]]
+        row = Batch(packing.input_ids, packing.columns >= 0, packing.slots, vectors=batch.vectors)
+        embeds = self.embed(row, replace(injection, offset=offset))
+        stack: Any = swapped(self.stack(), tuple(path[:-1]), {path[-1]: brief})
+        states: Tensor = stack(inputs_embeds=embeds, attention_mask=state.mask, packed=state).last_hidden_state
+        state.check()
+        return states
 
     def decode(
         self,

@@ -1,26 +1,21 @@
-"""Causal and encoder backbones, and what all language models share.
+"""What all language models share: the one way in for tokens, prompt vectors, keys and values.
 
 `embeds` are token embeddings before the family adds positions, types or a norm, so a vector that equals the embedding
 of a token is that token. A prefix counts as P tokens before the row: text positions go on after it.
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 from typing_extensions import override
 
 from softprompt.attention import Prefixes, Stack
 from softprompt.backbones.base import Backbone, Recorded
 from softprompt.backbones.layers import Layers, find_layers
-from softprompt.core import TEXT, Batch, Below, Injection, Kind, Output, Packing, Prefix, Spec, entry
-from softprompt.errors import Unsupported
-from softprompt.packed import Packed, Several
+from softprompt.core import TEXT, Batch, Below, Injection, Kind, Prefix, Spec, entry
 
 PROBE = 4  # tokens of the forward that discovers the attention modules
 
@@ -154,153 +149,12 @@ class Text(Backbone):
         return Recorded(prefixes.pairs(self.attention_modules))
 
 
-class Causal(Text):
-    """A decoder-only language model: Llama, GPT-2, Qwen and their kin."""
-
-    kind: Kind = "causal"
-    causal = True
-
-    def __init__(self, model: Any, tokenizer: Any = None, name: str = "") -> None:
-        super().__init__(model, tokenizer, name)
-        self.windows = self.windowed(0)
-
-    def windowed(self, first: int) -> int:
-        """How many layers from `first` on see a sliding window only; -1 where that is not all there is to them."""
-        return sliding(self.model.config.get_text_config(), len(self.attention_modules), first)
-
-    def new_cache(self) -> Any:
-        """An empty cache for `forward`, which fills it; it holds keys and values of tokens, never those of a prefix."""
-        return DynamicCache(config=self.model.config)
-
-    def forward(
-        self, batch: Batch, injection: Injection, *, columns: Tensor | None = None, cache: Any = None
-    ) -> Output:
-        """As `Backbone.forward`. With a `cache`, `batch.input_ids` are the new tokens and `batch.mask` covers all."""
-        self.accept(batch, injection)
-        prefixes = self.prefixes(injection)
-        given = self.arguments(batch, injection, prefixes)
-        given |= {"past_key_values": cache, "use_cache": cache is not None}
-        if columns is None:
-            output = Output(hidden=self.reader(batch.below).base_model(**given).last_hidden_state)
-        else:  # the model's own head, at the columns alone: models scale or cap their logits
-            output = Output(logits=self.reader(batch.below)(**given, logits_to_keep=columns).logits, columns=columns)
-        if prefixes is not None:
-            prefixes.check()
-        return output
-
-    @override
-    def unpackable(self, batch: Batch, injection: Injection) -> str:
-        if not self.attention_modules or not self.takes_positions:
-            return self.unsupported.get("prefix") or "it takes no positions"
-        if self.windows < 0:
-            return "not all of its layers attend to everything or to a window"
-        if batch.packing is None:
-            return "a batch of one row has nothing to share"
-        if injection.lesson is not None:
-            return "what the method teaches is predicted in every row by itself"
-        return "" if shared(injection) else "what the method adds depends on the row"
-
-    @override
-    def packed(self, batch: Batch, injection: Injection, *, logits: bool) -> Output:
-        return self.together([batch], [injection], logits=logits)[0]
-
-    @override
-    def together(self, batches: Sequence[Batch], injections: Sequence[Injection], *, logits: bool) -> list[Output]:
-        below = lower([batch.packing.below for batch in batches if batch.packing is not None])
-        first = 0 if below is None else below.layer
-        modules, windows = self.attention_modules[first:], self.windowed(first)
-        states, rows, places, tokens = [], [], [], [0]
-        for batch, injection in zip(batches, injections, strict=True):
-            self.accept(batch, injection)
-            packing = batch.packing
-            assert packing is not None
-            prefix = injection.prefix and injection.prefix[first:]
-            states.append(Packed(packing, modules, prefix, windows))
-            rows.append(self.row(batch, packing, injection))
-            places.append(packing.places + sum(tokens))
-            tokens.append(packing.columns.shape[1])
-        state = states[0] if len(states) == 1 else Several(states)
-        given: dict[str, Any] = {"packed": state, "attention_mask": state.mask, "use_cache": False}
-        given["inputs_embeds"], given["position_ids"] = (torch.cat(parts, 1) for parts in zip(*rows, strict=True))
-        if logits:
-            made = self.reader(below)(**given, logits_to_keep=torch.cat(places)).logits.transpose(0, 1)
-            parts = made.split([len(part) for part in places])
-            outputs = [Output(logits=part, columns=torch.zeros_like(places[0][:1])) for part in parts]
-        else:
-            hidden = self.reader(below).base_model(**given).last_hidden_state.split(tokens[1:], 1)
-            outputs = [Output(hidden=unpacked(part, batch)) for part, batch in zip(hidden, batches, strict=True)]
-        state.check()
-        return outputs
-
-    def row(self, batch: Batch, packing: Packing, injection: Injection) -> tuple[Tensor, Tensor]:
-        """Embeddings [1, N, H] and positions [1, N] of a packed row."""
-        offset = None if injection.offset is None else injection.offset[:, packing.columns[0]]
-        row = Batch(packing.input_ids, packing.columns >= 0, packing.slots, vectors=batch.vectors)
-        before = self.first + prefix_length(injection.prefix or ())
-        return self.embed(row, replace(injection, offset=offset)), packing.columns + before
-
-
-class Encoder(Text):
-    """A bidirectional encoder: BERT, RoBERTa, ELECTRA, DistilBERT; with or without its masked-language head."""
-
-    kind: Kind = "encoder"
-    causal = False
-
-    def forward(self, batch: Batch, injection: Injection, *, columns: Tensor | None = None) -> Output:
-        """As `Backbone.forward`; logits need a checkpoint with a masked-language head."""
-        self.accept(batch, injection)
-        prefixes = self.prefixes(injection)
-        if columns is None:
-            output = Output(hidden=self.run(batch, injection, prefixes))
-        elif self.model is self.stack():
-            raise Unsupported(
-                "SP-E414",
-                f"no masked-language head in {self.name or 'this encoder'}",
-                "a backbone that predicts words",
-                "train a classifier head instead (`--set task.head=classifier`)",
-            )
-        else:
-            logits = self.reader(batch.below)(**self.arguments(batch, injection, prefixes)).logits
-            output = Output(logits=logits[:, columns], columns=columns)
-        if prefixes is not None:
-            prefixes.check()
-        return output
-
-
-def lower(parts: list[Below | None]) -> Below | None:
-    """The states of packed rows one after the other; raises `ValueError` unless all begin at one layer, or none."""
-    given = [part for part in parts if part is not None]
-    if len(given) not in (0, len(parts)) or len({part.layer for part in given}) > 1:
-        raise ValueError("rows that begin at different layers")
-    return replace(given[0], states=torch.cat([part.states for part in given], 1)) if given else None
-
-
-def unpacked(states: Tensor, batch: Batch) -> Tensor:
-    """Hidden states [1, N, H] of a packed row in the places [B, T, H] of its batch."""
-    packing = batch.packing
-    assert packing is not None
-    front = states[:, : packing.front].expand(len(batch), -1, -1)
-    rest = states[0].index_select(0, packing.home.flatten()).view(*packing.home.shape, -1)
-    return torch.cat([front, rest], 1)
-
-
 def shared(injection: Injection) -> bool:
     """True where every row gets the same, and gets it as vectors or as keys and values."""
     others = (injection.cross, injection.deep, injection.prefix_mask, injection.decoder)
     pairs = [tensor for pair in injection.prefix or () if pair is not None for tensor in pair]
     given = [tensor for tensor in (injection.embeds, injection.offset, *pairs) if tensor is not None]
     return all(other is None for other in others) and all(len(tensor) == 1 for tensor in given)
-
-
-def sliding(config: Any, depth: int, first: int) -> int:
-    """How many of layers `first` to `depth` see a window only; -1 where some layer does not attend, or otherwise."""
-    kinds = getattr(config, "layer_types", None)
-    if getattr(config, "attention_chunk_size", None) or set(kinds or ()) - {"full_attention", "sliding_attention"}:
-        return -1
-    if kinds is not None:
-        return list(kinds)[first:].count("sliding_attention")
-    window = getattr(config, "sliding_window", None)
-    return depth - first if window and getattr(config, "use_sliding_window", True) else 0
 
 
 def first_position(stack: nn.Module) -> int:

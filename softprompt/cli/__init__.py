@@ -24,6 +24,8 @@ from softprompt.cli import (
     doctor,
     exchange,
     explain,
+    fewshot,
+    graphrag,
     inspect,
     prune,
     search,
@@ -32,10 +34,11 @@ from softprompt.cli import (
     together,
     upkeep,
     use,
+    write,
 )
 from softprompt.cli import train as training
-from softprompt.cli.output import document, note
-from softprompt.errors import RecipeError, SoftpromptError
+from softprompt.cli.output import document, note, speaks
+from softprompt.errors import RecipeError, SoftpromptError, TrainingError
 
 app = typer.Typer(
     help="Prompt tuning for frozen transformers: one backbone in memory, a file of kilobytes per task.",
@@ -50,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep.sweep,
     "compare": compare.compare,
     "search": search.search,
+    "write": write.write,
     "prune": prune.prune,
     "compress": compress.compress,
     "explain": explain.explain,
@@ -72,8 +76,11 @@ app.add_typer(inspect.recipes, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(upkeep.app, name="store")
 app.add_typer(between.app, name="transfer")
+app.add_typer(fewshot.app, name="fewshot")
+app.add_typer(graphrag.app, name="graphrag")
 
 
+RANKED = ("train", "resume")  # commands that several ranks run together
 USAGE = {"No such command": "SP-E250", "No such option": "SP-E251"}
 
 
@@ -86,10 +93,14 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand not in RANKED:
+        found = f"`softprompt {context.invoked_subcommand}` started on several ranks"
+        raise TrainingError("SP-E821", found, f"one process, or {' or '.join(RANKED)}", "start it without a launcher")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -130,7 +141,9 @@ def prepare() -> None:
 
 def report(error: SoftpromptError, as_json: bool) -> int:
     """Say what is wrong: one line on standard error, or one document on standard output."""
-    if as_json:
+    if not speaks():  # all ranks decide alike, but one may lack a file or memory that the first one has
+        print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)
+    elif as_json:
         document(error.as_dict())
     else:
         note(error, style="red")

@@ -1,4 +1,4 @@
-"""`softprompt transfer pretrain`, `distill`, `matrix` and `tree`."""
+"""`softprompt transfer pretrain`, `distill`, `matrix` and `tree`; here the commands of `starts` and `project` join."""
 
 import shlex
 from pathlib import Path
@@ -6,16 +6,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softprompt.cli.options import AsJson, Model
+from softprompt.cli import project, starts
+from softprompt.cli.options import Address, AsJson, Model, On, workers
 from softprompt.cli.output import document, next_steps, note, say, table
 from softprompt.cli.store import Folder, opened
 from softprompt.cli.summary import number
-from softprompt.cli.transfer import Cap, RunFolder, Settings, aimed, app, chosen, finished, follow, gathered, tested
+from softprompt.cli.transfer import (
+    Cap,
+    RunFolder,
+    Settings,
+    aimed,
+    app,
+    chosen,
+    finished,
+    follow,
+    gathered,
+    several,
+    tested,
+)
 
 if TYPE_CHECKING:
-    from softprompt.recipe import Recipe
     from softprompt.run import Listener
-    from softprompt.transfer.paired import Compared
+
+for name, command in (
+    ("project", project.project),
+    ("meta", starts.meta),
+    ("ppt", starts.ppt),
+    ("multitask", starts.multitask),
+    ("transprompt", starts.transprompt),
+    ("ctpt", starts.ctpt),
+):
+    app.command(name)(command)
 
 
 @app.command("pretrain")
@@ -28,11 +49,7 @@ def pretrain(
     as_json: AsJson = False,
 ) -> None:
     """Train one prompt on a mixture of tasks, to start others from."""
-    from softprompt.transfer.sources import free
-
-    recipes: dict[str, Recipe] = {}
-    for path in data:
-        recipes[free(Path(path).stem or "data", recipes)] = aimed(path, model, settings, [])
+    recipes = several(data, model, settings)
     folder = chosen(run, data[0], "mixture")
 
     def start(listen: "Listener") -> Any:
@@ -94,14 +111,12 @@ def matrix(
     model: Model = None,
     settings: Settings = None,
     run: RunFolder = None,
+    on: On = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what every task gives to every other."""
-    from softprompt.transfer.sources import free
-
-    recipes: dict[str, Recipe] = {}
-    for path in data:
-        recipes[free(Path(path).stem or "data", recipes)] = aimed(path, model, settings, [])
+    recipes = several(data, model, settings)
     folder = chosen(run, data[0], "matrix")
 
     def start(listen: "Listener") -> Any:
@@ -109,7 +124,8 @@ def matrix(
 
         return begin(recipes, folder, listen=listen)
 
-    cells = follow(start, folder, as_json)
+    with workers(on, address):
+        cells = follow(start, folder, as_json)
     if plot:
         from softprompt.transfer.matrix import plot as draw
 
@@ -118,7 +134,14 @@ def matrix(
         document({"run": str(folder), "cells": [cell.as_dict() for cell in cells]})
         return
     rows = [
-        [c.source, c.target, f"{c.metric} {c.scratch:.3f}", f"{c.transferred:.3f}", percent(c.relative), gap(c.test)]
+        [
+            c.source,
+            c.target,
+            f"{c.metric} {c.scratch:.3f}",
+            f"{c.transferred:.3f}",
+            percent(c.relative),
+            starts.gap(c.test),
+        ]
         for c in cells
     ]
     table(["source", "target", "scratch", "from source", "error taken away", "paired test"], rows)
@@ -130,11 +153,6 @@ def matrix(
 def percent(share: float | None) -> str:
     """A share with its sign."""
     return "-" if share is None else f"{share:+.0%}"
-
-
-def gap(test: "Compared") -> str:
-    """A paired test in a cell."""
-    return f"{test.verdict}: {test.difference:+.3f} ±{test.error:.3f} (p = {test.p:.2g})"
 
 
 @app.command("tree")

@@ -25,7 +25,7 @@ def compare(
         list[str], typer.Argument(help="A recipe (.yaml) or labelled data; several: a task each.", metavar="RECIPE...")
     ],
     methods: Annotated[
-        str, typer.Option(help="See `softprompt methods`.", metavar="NAME,...")
+        str, typer.Option(help="See `softprompt methods`; with what it fixes: NAME+KEY=V.", metavar="NAME,...")
     ] = "prompt_tuning,prefix",
     seeds: Annotated[int, typer.Option(min=1, help="Reported runs of every method.")] = 5,
     trials: Annotated[int, typer.Option(min=1, help="Settings tried for every method; the first is the recipe's.")] = 4,
@@ -102,6 +102,7 @@ def follow(protocol: "Protocol", folder: Path, command: Sequence[str], as_json: 
     """Run to the end, write the report and print its table; what was stopped says how to go on."""
     from softprompt.lab import compare as begin
     from softprompt.lab import write
+    from softprompt.lab.protocol import folder_of
 
     began = time.monotonic()
     again = shlex.join([*command, "--run", str(folder)])
@@ -116,7 +117,8 @@ def follow(protocol: "Protocol", folder: Path, command: Sequence[str], as_json: 
     show(found)
     say(f"{page} in {duration(time.monotonic() - began)}; numbers, CSV and LaTeX stand beside it")
     first = found.numbers["questions"][0]
-    cell = folder / "runs" / first["task"] / first["size"] / first["methods"][0]["method"] / f"seed-{protocol.seed}"
+    method = folder_of(first["methods"][0]["method"])
+    cell = folder / "runs" / first["task"] / first["size"] / method / f"seed-{protocol.seed}"
     next_steps(
         f"python -m webbrowser {shlex.quote(str(page))}", f"softprompt show {shlex.quote(str(cell))}/prompt.safetensors"
     )

@@ -1,6 +1,7 @@
 """`softprompt compress`: a smaller prompt of a trained one, and what it costs."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,26 +14,34 @@ from softprompt.cli.summary import number
 if TYPE_CHECKING:
     from softprompt.artifact import Artifact
     from softprompt.compress import Compressed
+    from softprompt.compress.distil import Lessons
     from softprompt.core import Example
+    from softprompt.prompt import Prompt
+    from softprompt.run import Listener
 
 
 def compress(
     prompt: PromptFile,
     data: Annotated[str, typer.Argument(help="Labelled data that the size is chosen by.", metavar="DEV")],
     test: Annotated[str | None, typer.Option(help="Labelled data that the result is scored on.")] = None,
-    how: Annotated[str, typer.Option(help="auto, prune, merge, rank, int8 or pieces.")] = "auto",
+    how: Annotated[str, typer.Option(help="auto, prune, merge, rank, int8, pieces or distil.")] = "auto",
     keep: Annotated[int | None, typer.Option(min=1, help="Vectors to keep (of rank: the rank).")] = None,
     by: Annotated[
-        str, typer.Option(help="Predict it: knee, taylor, effective-rank, attention.  [default: measure it on DEV]")
+        str,
+        typer.Option(help="Predict it: knee, taylor, effective-rank, attention, gates.  [default: measured]"),
     ] = "",
     tolerance: Annotated[float, typer.Option(min=0, help="How much of the score on DEV may be lost.")] = 0.01,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="The smaller prompt.  [default: PROMPT-small.safetensors]")
     ] = None,
+    train: Annotated[
+        str | None, typer.Option(help="Of distil: labelled data, or a recipe, to train on.", metavar="DATA")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Of distil: run folder.  [default: runs/DATA-distil-N]")] = None,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a prompt smaller without training it again."""
+    """Make a prompt smaller; only distil trains."""
     from softprompt.cli.load import bound, labelled, load
     from softprompt.cli.use import deciding, remark
     from softprompt.compress import compress as search
@@ -43,7 +52,16 @@ def compress(
     metric = deciding(artifact, read.examples)
     ready = bound(artifact, model)
     remark(ready, read.examples, read.notes)
-    found = search(ready, read.examples, metric, how=how, keep=keep, by=by, tolerance=tolerance)
+    options: dict[str, Any] = {"how": how, "keep": keep, "by": by, "tolerance": tolerance}
+    if train and how == "distil":
+        from softprompt.cli.transfer import chosen, follow
+
+        place = chosen(run, train, "distil")
+        lessons = taught(artifact, ready, train, data, model, place)
+        start = lambda listen: search(ready, read.examples, metric, **options, lessons=lessons(listen))  # noqa: E731
+        found = follow(start, place, as_json)
+    else:
+        found = search(ready, read.examples, metric, **options)
     report = (
         {"metric": metric, "chosen_on": data} | found.as_dict() | facts(found, held.examples if held else [], metric)
     )
@@ -54,8 +72,22 @@ def compress(
         document(report)
         return
     show(report, data, test)
-    options = ["--model", model] if model else []
-    next_steps(shlex.join(["softprompt", "evaluate", str(path), test or data, *options]))
+    named = ["--model", model] if model else []
+    next_steps(shlex.join(["softprompt", "evaluate", str(path), test or data, *named]))
+
+
+def taught(
+    artifact: "Artifact", ready: "Prompt", train: str, dev: str, model: str | None, folder: Path
+) -> "Callable[[Listener], Lessons]":
+    """What trains prompts of a length to answer as the whole one does: on TRAIN, their best states chosen on DEV."""
+    from softprompt.cli.transfer import aimed
+    from softprompt.compress.distil import lessons
+    from softprompt.transfer.sources import Source
+
+    source = Source(Path(artifact.where).stem, artifact)
+    recipe = aimed(train, model, [], [source])
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"dev": dev})})
+    return lambda listen: lessons(artifact, recipe, folder, backbone=ready.backbone, listen=listen)
 
 
 def beside(artifact: "Artifact") -> Path:

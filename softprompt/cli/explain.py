@@ -19,7 +19,9 @@ def explain(
     swap: Annotated[str | None, typer.Option(help="Another task's prompt, to swap vectors with.")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="The page.  [default: PROMPT.html]")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Most examples that are measured on.")] = 128,
-    steps: Annotated[int, typer.Option("--control-steps", min=0, help="Steps of the control; 0: none.")] = 60,
+    steps: Annotated[
+        int, typer.Option("--control-steps", min=0, help="Steps of PEZ and of the control; 0: neither.")
+    ] = 60,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,6 +71,8 @@ def show(report: dict[str, Any]) -> None:
     say(f"cosine of a random direction to its nearest row: {report['table']['chance']:.2f}")
     if "projection" in report:
         projected(report["projection"])
+    if "pez" in report:
+        searched(report["pez"])
     if "control" in report:
         controlled(report["control"])
     if "effects" not in report:
@@ -93,6 +97,14 @@ def worth(found: dict[str, Any]) -> str:
 def projected(found: dict[str, Any]) -> None:
     """What the prompt scores as text."""
     say(f"as text: {found['text']!r}: {worth(found['words'])}, the prompt itself {worth(found['whole'])}")
+
+
+def searched(found: dict[str, Any]) -> None:
+    """What PEZ makes of the prompt."""
+    scores = found["scores"]
+    say(f"as text that PEZ found: {found['text']!r}: {worth(scores['pez'])}, the prompt {worth(scores['prompt'])}")
+    if not found["reads_back"]:
+        note("that text is read as other tokens when it is typed in")
 
 
 def controlled(found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -18,13 +19,19 @@ def escaped(text: object) -> str:
     )
 
 
+def speaks() -> bool:
+    """Whether this process prints: where a launcher has started several for one run, the first does."""
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK", "0") == "0"
+
+
 def console(*, errors: bool) -> Any:
     """A rich console on standard error or standard output: no markup, no folding, NO_COLOR and pipes respected."""
     from rich.console import Console
 
     stream = sys.stderr if errors else sys.stdout
     width = None if stream.isatty() else WIDE
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    quiet = not speaks()
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
 
 
 def note(text: object, style: str = "") -> None:
@@ -55,7 +62,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str = 
 
 def document(value: Any) -> None:
     """The one JSON document of a command, on standard output. Numbers that JSON does not have become null."""
-    print(json.dumps(finite(value), ensure_ascii=False, indent=2, allow_nan=False))
+    if speaks():
+        print(json.dumps(finite(value), ensure_ascii=False, indent=2, allow_nan=False))
 
 
 def finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softprompt.cli.options import AsJson, Model
+from softprompt.cli.options import Address, AsJson, Model, On, workers
 from softprompt.cli.output import document, duration, next_steps, say, table
 from softprompt.cli.progress import Event, Progress, resumable
 from softprompt.cli.summary import number
@@ -34,27 +34,27 @@ def sweep(
     ] = None,
     run: Annotated[str | None, typer.Option(help="Folder of the sweep.  [default: runs/DATA-sweep-N]")] = None,
     at_once: Annotated[int, typer.Option(min=1, help="Most prompts in one pass; fewer need less memory.")] = 8,
+    on: On = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Train many prompts in one pass."""
     from softprompt.sweep import train_all
-    from softprompt.sweep.grid import expand, parse
+    from softprompt.sweep.grid import expand, free, parse
 
     varied = parse(over or [])
     flags = {"backbone.name": model} if model else {}
     bases: dict[str, dict[str, Any]] = {}
     for path in data:
         recipe = read_recipe(path, flags, settings or [])
-        name = Path(path).stem or "data"
-        bases[name if name not in bases else f"{name}-{len(bases) + 1}"] = recipe.model_dump(
-            mode="json", exclude_unset=True
-        )
+        bases[free(Path(path).stem or "data", bases)] = recipe.model_dump(mode="json", exclude_unset=True)
     recipes = expand(bases, varied)
     for recipe in recipes.values():
         for file in (recipe.data.train, recipe.data.dev, recipe.data.test):
             refuse_absent(file)
     folder = Path(run) if run else own_folder(recipes, at_once)
-    follow(lambda listen: train_all(recipes, folder, at_once=at_once, listen=listen), folder, as_json)
+    with workers(on, address):
+        follow(lambda listen: train_all(recipes, folder, at_once=at_once, listen=listen), folder, as_json)
 
 
 def go_on(folder: Path, as_json: bool) -> None:

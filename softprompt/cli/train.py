@@ -34,6 +34,12 @@ def train(
     test: Annotated[str | None, typer.Option(help="Data to report numbers on.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=1, help="Examples a class for train, and as many others for dev.", metavar="K")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=5, help="Fixed samples of --few-shot: mean and spread over them.")
+    ] = 1,
     compare: Annotated[
         str | None, typer.Option(help="Train these too, on the same plan: full, lora, head.", metavar="KIND,...")
     ] = None,
@@ -48,6 +54,7 @@ def train(
         "data.test": test,
         "train.epochs": epochs,
         "train.seed": seed,
+        "data.few_shot": few_shot,
         "train.compare": compare and [kind.strip() for kind in compare.split(",")],
     }
     recipe = read_recipe(data, {key: value for key, value in flags.items() if value is not None}, settings or [])
@@ -55,6 +62,13 @@ def train(
         price(recipe, as_json)
         return
     folder = Path(run) if run else new_folder(recipe)
+    if seeds > 1:
+        from softprompt.cli.fewshot import several  # which reads recipes as this command does
+
+        if seed is not None:
+            raise RecipeError("SP-E754", "--seed beside --seeds", "fixed samples, or one seed", "leave one of them out")
+        several(recipe, seeds, folder, as_json)
+        return
 
     def start(listen: "Listener") -> "Result":
         from softprompt.training import train as begin
@@ -72,6 +86,11 @@ def resume(
         from softprompt.cli.search import go_on as go_on_searching
 
         go_on_searching(Path(run), as_json)
+        return
+    if (Path(run) / "write.json").exists():
+        from softprompt.cli.write import go_on as go_on_writing
+
+        go_on_writing(Path(run), as_json)
         return
     if (Path(run) / "sweep.json").exists():
         from softprompt.cli.sweep import go_on as go_on_with_all

@@ -149,7 +149,8 @@ def run_(
 def gathered(given: list[str], store: str | None) -> "list[Source]":
     """Prompts by path or reference, as sources; all newest versions of the store where none is given."""
     from softprompt.store import is_reference
-    from softprompt.transfer.sources import Source, free, named
+    from softprompt.sweep.grid import free
+    from softprompt.transfer.sources import Source, named
 
     place = opened(store)
     found: dict[str, Source] = {}
@@ -171,6 +172,16 @@ def aimed(data: str, model: str | None, settings: list[str] | None, sources: "li
     first = sources[0].artifact
     section = ran(first) or recipe.backbone.model_copy(update={"name": named(first)})
     return recipe.model_copy(update={"backbone": section})
+
+
+def several(data: list[str], model: str | None, settings: list[str] | None) -> "dict[str, Recipe]":
+    """The recipes of several tasks, by names of their own."""
+    from softprompt.sweep.grid import free
+
+    recipes: dict[str, Recipe] = {}
+    for path in data:
+        recipes[free(Path(path).stem or "data", recipes)] = aimed(path, model, settings, [])
+    return recipes
 
 
 def chosen(run: str | None, data: str, kind: str) -> Path:

@@ -1,4 +1,4 @@
-"""Smaller prompts of a trained one, without training: what each weighs, what it still scores, and which one to keep."""
+"""Smaller prompts of a trained one, most without training: what each weighs and still scores, and which one to keep."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from softprompt import canary
 from softprompt.artifact import Artifact, MethodCard
-from softprompt.compress import merge, prune, rank, ratio
+from softprompt.compress import gates, merge, prune, rank, ratio
+from softprompt.compress.distil import Lessons
 from softprompt.compress.int8 import int8
 from softprompt.core import Example
 from softprompt.errors import RecipeError
@@ -19,7 +20,7 @@ from softprompt.metrics import find_metric
 from softprompt.prompt import Prompt
 from softprompt.vectors import Measured, measure, vectors_of
 
-WAYS = ("auto", "prune", "merge", "rank", "int8", "pieces")
+WAYS = ("auto", "prune", "merge", "rank", "int8", "pieces", "distil")
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # what is removed, as in XPrompt's search
 PIECES = 16  # XPrompt's
 WATCHED = 32  # examples whose attention is looked at
@@ -68,28 +69,32 @@ def compress(
     keep: int | None = None,
     by: str = "",
     tolerance: float = 0.01,
+    lessons: Lessons | None = None,
 ) -> Compressed:
     """The smallest prompt that keeps the score on `examples` within `tolerance` of the whole one's, without training.
 
-    `how` is one of WAYS; `auto` tries all but pieces, and rounds to 8 bits whatever is good enough. With `keep` or the
+    `how` is one of WAYS; `auto` tries all that train nothing but pieces, and rounds to 8 bits whatever is good enough;
+    `distil` trains, by `lessons` (`compress.distil.lessons`), a length that `keep` or `by` says. With `keep` or the
     predictor `by` (of `ratio.PREDICTORS`) that many vectors are kept, whatever it costs; else every share of SHARES is
     measured. Prompts that write are judged by their loss, `tolerance` being a share of it. If nothing smaller is good
     enough, the whole prompt is what is chosen. Raises `Unsupported` SP-E428, and `RecipeError` SP-E204.
     """
     vectors = vectors_of(prompt)
-    check(how, keep, by, len(vectors))
+    check(how, keep, by, len(vectors), lessons)
     found = one_pass(prompt, vectors, examples, metric)
     guess = ratio.predicted(found)
-    counts = [keep or guess[by]] if keep or by else grid(len(vectors))
+    way = by or ratio.DEFAULT
+    counts = [keep] if keep else grid(len(vectors)) if way == ratio.MEASURED else [guess[way]]
     whole = Candidate("whole", len(vectors), prompt, measure(prompt, examples, metric))
     tried = [
         Candidate(way, count, made, measure(made, examples, metric))
-        for way, count, made in smaller(prompt, vectors, found.importance, examples, how, counts)
+        for way, count, made in smaller(prompt, vectors, found.importance, examples, how, counts, lessons)
     ]
     good = enough(whole.dev, metric, tolerance)
     if how == "auto":
         tried += [rounded(one, examples, metric) for one in tried if good(one.dev) and one.how in ("prune", "merge")]
-    fit = tried if (keep or by) and how != "auto" else [one for one in tried if good(one.dev)]
+    told = keep is not None or by in ratio.PREDICTORS
+    fit = tried if told and how != "auto" else [one for one in tried if good(one.dev)]
     return Compressed(whole, tried, min([*fit, *([] if fit else [whole])], key=cost), guess)
 
 
@@ -98,9 +103,13 @@ def cost(one: Candidate) -> tuple[int, float]:
     return one.bytes, one.dev.loss
 
 
-def check(how: str, keep: int | None, by: str, length: int) -> None:
-    """Raise `RecipeError` SP-E204 for settings that make no sense."""
-    for name, value, known in (("how", how, WAYS), ("by", by, ("", *ratio.PREDICTORS))):
+def check(how: str, keep: int | None, by: str, length: int, lessons: Lessons | None) -> None:
+    """Raise `RecipeError` SP-E204 for settings that make no sense, and SP-E778 where `distil` lacks something."""
+    if how == "distil" and (lessons is None or not (keep or by in ratio.PREDICTORS)):
+        found = "distil without data to train on" if lessons is None else "distil without a number of vectors"
+        do = "give --train FILE, and --keep N or --by PREDICTOR"
+        raise RecipeError("SP-E778", found, "both: every length is trained", do)
+    for name, value, known in (("how", how, WAYS), ("by", by, ("", ratio.MEASURED, *ratio.PREDICTORS))):
         if value not in known:
             expected = f"one of {', '.join(word for word in known if word)}"
             raise RecipeError("SP-E204", f"{name} {value!r}", expected, f"change --{name}")
@@ -116,15 +125,22 @@ def grid(length: int) -> list[int]:
 
 
 def one_pass(prompt: Prompt, vectors: Tensor, examples: Sequence[Example], metric: str) -> ratio.Pass:
-    """What predictors read: slopes of every example, and the attention of some."""
+    """What predictors read: slopes of every example, the attention of some, and gates learned on some."""
     seen = shares(prompt, vectors, examples[:WATCHED])
     by_layer = seen.get("text", [])
     mass = vectors.new_tensor([layer["vectors"] for layer in by_layer]).mean(0) if by_layer else None
-    return ratio.Pass(products(prompt, vectors, examples), measure(prompt, examples, metric).loss, vectors, mass)
+    slopes, loss = products(prompt, vectors, examples), measure(prompt, examples, metric).loss
+    return ratio.Pass(slopes, loss, vectors, mass, gates.learned(prompt, vectors, examples))
 
 
 def smaller(
-    prompt: Prompt, vectors: Tensor, scores: Tensor, examples: Sequence[Example], how: str, counts: list[int]
+    prompt: Prompt,
+    vectors: Tensor,
+    scores: Tensor,
+    examples: Sequence[Example],
+    how: str,
+    counts: list[int],
+    lessons: Lessons | None = None,
 ) -> Iterator[tuple[str, int, Prompt]]:
     """The prompts to try, each with how it was made and how much of it is left."""
     if how in ("auto", "int8"):
@@ -139,6 +155,8 @@ def smaller(
         if how == "pieces":
             made = prune.pieces(prompt, vectors, examples, PIECES, 1 - count / len(vectors))
             yield "pieces", count, made
+        if how == "distil" and lessons is not None:
+            yield from ((way, count, made) for way, made in lessons(count))
 
 
 def rounded(one: Candidate, examples: Sequence[Example], metric: str) -> Candidate:

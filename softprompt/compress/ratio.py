@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 ALLOWED = 0.02  # share of the loss that the Taylor estimate may add
+OPEN = 0.5  # a gate that is kept
+MEASURED = "measured"  # no prediction: every size of a grid is scored, and the smallest that is good enough is kept
+DEFAULT = MEASURED  # until benchmarks/compress_regret.py has decided otherwise (docs/compress.md)
 MASS = 0.9  # share of the prompt's attention, or of the importance, that is kept
 
 
@@ -22,6 +25,7 @@ class Pass:
     loss: float  # mean over the same examples
     vectors: Tensor  # [P, H]
     attention: Tensor | None = None  # [P], mean share of each vector over layers; None where it cannot be seen
+    gates: Tensor | None = None  # [P], from 0 to 1 (`compress.gates`); None where none were learned
 
     @property
     def importance(self) -> Tensor:
@@ -90,11 +94,19 @@ def attention_mass(found: Pass) -> int:
     return min(len(mass), int((mass < MASS * mass[-1] - 1e-12).sum()) + 1)
 
 
+def open_gates(found: Pass) -> int:
+    """The vectors whose learned gate is more than half open, one at least; all of them where none were learned."""
+    if found.gates is None:
+        return len(found.vectors)
+    return max(1, int((found.gates > OPEN).sum()))
+
+
 PREDICTORS: dict[str, Callable[[Pass], int]] = {
     "knee": knee,
     "taylor": taylor,
     "effective-rank": effective_rank,
     "attention": attention_mass,
+    "gates": open_gates,
 }
 
 

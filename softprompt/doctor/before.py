@@ -28,6 +28,7 @@ LEAP = 5.0  # embeddings that one step may move
 SCALE = (0.2, 5.0)  # of the start, in embeddings
 CUT = 0.01  # share of texts that may be cut
 SHARE = 0.25  # of the context, for the prompt
+APART, RARE = 0.25, 0.001  # share of examples whose class would have to change, and how rarely chance does that
 LEAST = 24  # examples to choose the best state by: the accuracy of fewer is known to ±20 points
 SLOW = ("optim.lr=auto", "optim.warmup=0.06")
 
@@ -65,8 +66,26 @@ def labels(prompt: Prompt, plan: Plan) -> Iterator[Finding]:
     if absent and len(counts) > 1:
         seen = f"{len(absent)} of {len(plan.labels)} classes have no training example, such as {absent[0][:40]!r}"
         yield Finding("labels", "warning", seen, "1 example a class or more", do=check)
+    yield from shift(counts, Counter(str(example.label) for example in plan.dev))
     if isinstance(prompt.head, Verbalizer) and not prompt.head.one_pass:
         yield from shared_starts(prompt.head, plan)
+
+
+def shift(train: Counter[str], dev: Counter[str]) -> Iterator[Finding]:
+    """Added: classes that are much commoner on dev than in train, or less, as where missing labels were filled in."""
+    totals = train.total(), dev.total()
+    shares = {label: (train[label] / totals[0], dev[label] / totals[1]) for label in train | dev}
+    apart = sum(abs(a - b) for a, b in shares.values()) / 2
+    if len(train) < 2 or apart <= APART:
+        return
+    from scipy.stats import chi2_contingency
+
+    p = float(chi2_contingency([[train[label] for label in shares], [dev[label] for label in shares]]).pvalue)
+    if p < RARE:
+        label = max(shares, key=lambda name: abs(shares[name][0] - shares[name][1]))
+        seen = f"{label[:40]!r} is {shares[label][0]:.0%} of train and {shares[label][1]:.0%} of dev (p = {p:.1g})"
+        do = "softprompt data check DATA   # and read some rows: are labels missing, or filled in?"
+        yield Finding("shift", "warning", seen, f"{APART:.0%} of the examples and p < {RARE:g}", do=do)
 
 
 def shared_starts(head: Verbalizer, plan: Plan) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from softprompt.errors import SoftpromptError
 
 Severity = Literal["error", "warning", "info"]
+DEEP = ("method.name=prefix",)  # settings that mend more than one thing
+LOWER = ("optim.lr=auto",)
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 RULES = {
@@ -16,6 +18,7 @@ RULES = {
     "no-effect": "a prompt that answers otherwise than when it was made, or changes nothing",
     "refused": "anything else that cannot start",
     "labels": "labels outside the set, words that cannot tell classes apart, one class only",
+    "shift": "classes that are much more common on dev than in train, or less",
     "leak": "examples to score on that are trained or chosen on",
     "no-answer": "rows without anything to learn from",
     "frozen": "a backbone that would be trained, or a prompt that no gradient reaches",
@@ -33,6 +36,7 @@ RULES = {
     "unstable": "dev losses that go up and down",
     "gap": "a loss on dev that rises while the loss on train falls",
     "few-examples": "few examples, learnt by heart",
+    "format": "answers that depend on how a text is written down",
     "seeds": "runs that differ in the seed only and in the score a lot",
     "baseline-wins": "something cheaper that is better than the prompt",
     "context-share": "a prompt that takes much of the context",

@@ -14,6 +14,7 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.core import Example
 from softprompt.doctor.findings import Finding
+from softprompt.doctor.recipe import examine
 from softprompt.errors import SoftpromptError, TrainingError
 from softprompt.evaluate import mean_loss
 from softprompt.files import write_atomically
@@ -86,13 +87,14 @@ def fix(
     arms: list[Arm] = []
     best: list[float] | None = None
     with suppress(TrainingError):
-        best = answers(recipe, steps, place / "as-it-is", backbone)
+        best = None if stopped(recipe, backbone) else answers(recipe, steps, place / "as-it-is", backbone)
     for number, settings in enumerate(tried, 1):
         listen({"event": "note", "text": f"trying {' '.join(settings)} for {steps} steps"})
         try:
-            found = answers(changed(recipe, (*won, *settings)), steps, place / f"arm-{number}", backbone)
+            made = comparable(recipe, (*won, *settings), backbone, begins=best is not None)
+            found = answers(made, steps, place / f"arm-{number}", backbone)
         except SoftpromptError as error:
-            arms.append(Arm(settings, 0.0, 0.0, 1.0, kept=False, refused=error.code))
+            arms.append(Arm(settings, 0.0, 0.0, 1.0, kept=False, refused=f"{error.code}: {error.found}"))
             continue
         arms.append(compared(settings, found, best))
         if arms[-1].kept:
@@ -101,6 +103,25 @@ def fix(
     if won:
         write_atomically(path, changed(recipe, won).rooted().to_yaml().encode())
     return Fixed(path, won, arms)
+
+
+def comparable(recipe: Recipe, settings: tuple[str, ...], backbone: Backbone, *, begins: bool) -> Recipe:
+    """The recipe with settings that can be put to the test.
+
+    Raises `TrainingError` for other dev examples, which a paired test cannot compare, and, where the recipe without
+    them does not `begin`, for one that would be stopped as well.
+    """
+    if any(one.startswith("data.") for one in settings):
+        raise TrainingError("SP-E530", "other dev examples, not compared", "the same dev examples", "try it by hand")
+    made = changed(recipe, settings)
+    if not begins and stopped(made, backbone):
+        raise TrainingError("SP-E530", "stopped before its first step too", "a run that begins", "go on")
+    return made
+
+
+def stopped(recipe: Recipe, backbone: Backbone) -> bool:
+    """Whether training would refuse to begin, at the recipe's own length: a tenth of it is a try, which begins."""
+    return any(finding.severity == "error" for finding in examine(recipe, backbone))
 
 
 def compared(settings: tuple[str, ...], found: list[float], best: list[float] | None) -> Arm:

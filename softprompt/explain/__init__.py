@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from softprompt.core import Example
-from softprompt.explain import curves, importance, lens, neighbours, shares, words
+from softprompt.explain import curves, importance, lens, neighbours, pez, shares, words
 from softprompt.prompt import Prompt
 from softprompt.vectors import vectors_of
 
 __all__ = ["explain"]
 
-LEAST = 20  # examples without which the control, which trains on half of them, says nothing
+LEAST = 20  # examples without which PEZ and the control, which train on half of them, say nothing
 
 
 def explain(
@@ -28,7 +28,7 @@ def explain(
     """Everything there is to say of a prompt whose vectors stand in the text.
 
     Without labelled `examples`, only what needs none: neighbours and lens. `rows` examples, drawn with seed 0, are what
-    effects, shares and curves are measured on; the control trains for `steps` (0: no control) on half of all examples.
+    effects, shares and curves are measured on; PEZ and the control train for `steps` (0: neither) on half of them all.
     `other` [P', H] are the vectors of another task's prompt, to be swapped in. Raises `Unsupported` SP-E428.
     """
     vectors = vectors_of(prompt)
@@ -59,7 +59,9 @@ def explain(
     if other is not None:
         found["swap"] = curves.swap(prompt, vectors, other, some, metric)
     if steps and len(examples) >= LEAST:
-        found["control"] = words.control(prompt, vectors, table, sample(examples, len(examples)), metric, steps)
+        every = sample(examples, len(examples))
+        found["pez"] = pez.hard(prompt, vectors, table, every, metric, steps)
+        found["control"] = words.control(prompt, vectors, table, every, metric, steps)
     return found
 
 

@@ -100,9 +100,25 @@ def meaning(report: dict[str, Any]) -> str:
     found = report["projection"]
     rows = [["the prompt", worth(found["whole"])], ["its nearest words as a prompt", worth(found["words"])]]
     text = f"<p>Nearest words: {code(found['text'])}</p>{grid(['', 'score'], rows, numbers=2)}"
+    if "pez" in report:
+        text += searched(report["pez"])
     if "control" in report:
         text += control(report["control"])
     return section("Do the words mean anything?", text)
+
+
+def searched(found: dict[str, Any]) -> str:
+    """The text that PEZ found from the prompt."""
+    other = "" if found["reads_back"] else " Typed in, it is read as other tokens."
+    told = f"{found['steps']} steps along the gradient at the nearest words, on {found['fitted_on']} of the examples; "
+    told += f"scored on the {found['n']} others.{other}"
+    names = {
+        "prompt": "the prompt",
+        "pez": "the text that PEZ found",
+        "nearest": "its nearest words that can be written",
+    }
+    rows = [[title, worth(found["scores"][name])] for name, title in names.items()]
+    return f"<h3>As readable text</h3>{note(told)}<p>{code(found['text'])}</p>{grid(['', 'score'], rows, numbers=2)}"
 
 
 def control(found: dict[str, Any]) -> str:

@@ -1,8 +1,6 @@
 """A prompt as readable text, what that text is worth, and the control that shows what such a reading proves.
 
-Projection: each vector becomes its nearest row of the table by cosine, as in Wen et al. 2023, "Hard Prompts Made Easy"
-(PEZ), arXiv:2302.03668, algorithm 1. Deviation: PEZ optimises the vectors for their projection; this is one projection
-of what was trained.
+Projection: each vector becomes its nearest row of the table by cosine, once; `explain.pez` searches on from there.
 """
 
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ from softprompt.backbones import Backbone
 from softprompt.errors import TrainingError
 from softprompt.files import write_atomically
 from softprompt.lab.parts import Parts, part_out
-from softprompt.lab.protocol import Protocol, Question
+from softprompt.lab.protocol import Protocol, Question, folder_of
 from softprompt.lab.trials import Tried, cpu_seconds, group, repeat, search
 from softprompt.lab.verdict import Numbers, correct, front, judge, tell
 from softprompt.recipe import Recipe
@@ -106,7 +106,7 @@ def answer(bench: Bench, question: Question, method: str, parts: Parts) -> tuple
 
 def home(question: Question, method: str) -> str:
     """The folder of a method's group, inside `trials` and `runs`."""
-    return f"{question.task}/{question.amount}/{method}"
+    return f"{question.task}/{question.amount}/{folder_of(method)}"
 
 
 def timed(place: Path, question: Question, method: str, tried: Tried, runs: int) -> Numbers:

@@ -23,6 +23,7 @@ from softprompt.sweep.grid import parse
 OVER = ("lr=0.005..0.3",)  # the bounds of `lr: auto` (softprompt.choices.RATES)
 SEARCHED = ("method", "init", "optim", "train")  # sections that a search may draw from
 SLOTS = re.compile(r"\{soft(:\d+)?\}")
+SETTING = re.compile(r"\+(?=[a-z_.]+=)")  # begins what a method fixes, as in prompt_tuning+init.kind=random
 FIXED = ("method.name", "train.seed", "train.threads", "train.compare", "train.track")
 
 
@@ -44,7 +45,7 @@ class Protocol:
     """A comparison in full; raises `RecipeError` for one that cannot be made or would not be fair."""
 
     tasks: Mapping[str, Recipe]  # by name: the data, and everything that is not searched
-    methods: tuple[str, ...]
+    methods: tuple[str, ...]  # each with what it fixes, if anything: prompt_tuning+init.kind=random+length=5
     seeds: int = 5
     trials: int = 4  # of every method and question; the first is the recipe as it stands
     sizes: tuple[int | None, ...] = (None,)
@@ -54,14 +55,20 @@ class Protocol:
     at_once: int = AT_ONCE
 
     def __post_init__(self) -> None:
-        for name in self.methods:
-            find(name)
+        for text in self.methods:
+            find(contender(text)[0])
         wrong = problem(self)
         if wrong:
             do = "see `softprompt compare --help`"
             raise RecipeError("SP-E280", wrong[0], wrong[1], do)
         agree(self.tasks)
         self.draws(0)
+        drawn = parse(self.over).keys() if self.trials > 1 else set()
+        for text in self.methods:
+            both = ", ".join(sorted(drawn & contender(text)[1].keys()))
+            if both:
+                do = "leave it out of one of them"
+                raise RecipeError("SP-E280", f"{both} in {text} and in what is drawn", "one of them", do)
 
     @property
     def questions(self) -> list[Question]:
@@ -102,7 +109,8 @@ class Protocol:
 
 def problem(protocol: Protocol) -> tuple[str, str] | None:
     """What is wrong with a comparison and what was expected; None where nothing is."""
-    counts = {"tasks": protocol.tasks, "methods": protocol.methods, "sizes": protocol.sizes}
+    folders = [folder_of(text) for text in protocol.methods]
+    counts = {"tasks": list(protocol.tasks), "methods": folders, "sizes": protocol.sizes}
     for name, values in counts.items():
         if not values or len(set(values)) != len(values):
             return f"{name} {', '.join(map(str, values)) or 'missing'}", "one or more, each once"
@@ -116,6 +124,25 @@ def problem(protocol: Protocol) -> tuple[str, str] | None:
         if recipe.train.compare:
             return f"train.compare in {name}, which chooses its rates on dev", "methods alone, with equal budgets"
     return None
+
+
+def contender(text: str) -> tuple[str, dict[str, Any]]:
+    """The method of one side of a comparison, and what it fixes: `prompt_tuning+init.kind=random`.
+
+    Raises `RecipeError` SP-E280 for a setting that is not of how a prompt is trained, or that has several values.
+    """
+    name, *settings = SETTING.split(text)
+    fixed = parse(settings)
+    for key, values in fixed.items():
+        if key.partition(".")[0] not in SEARCHED or key in FIXED or len(values) != 1:
+            expected = "one value of a setting of how a prompt is trained"
+            raise RecipeError("SP-E280", f"{key}={'|'.join(values)} in {text}", expected, "leave it")
+    return name, {key: read_yaml(values[0]) for key, values in fixed.items()}
+
+
+def folder_of(text: str) -> str:
+    """A method with what it fixes, as the name of a folder."""
+    return re.sub(r"[^\w.+=-]+", "-", text)
 
 
 def draw(values: list[str], seed: str) -> Any:
@@ -144,8 +171,9 @@ def entrant(
 ) -> Recipe:
     """The recipe of one run: a method on a task, with the drawn setting; `changes` are its data and the like.
 
-    Options of the recipe's method are its own: another method begins with its defaults.
+    Options of the recipe's method are its own: another method begins with its defaults. What `method` fixes comes last.
     """
+    method, fixed = contender(method)
     values = recipe.model_dump(mode="json", exclude_unset=True)
     own = values.get("method", {})
     values["method"] = own if recipe.method.name == method else {k: v for k, v in own.items() if k == "length"}
@@ -153,8 +181,10 @@ def entrant(
     for section, added in changes.items():
         values[section] = values.get(section, {}) | dict(added)
     values["train"] = values.get("train", {}) | {"seed": seed}
+    given = (dict(drawn) | fixed).items()
+    settings = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given]
+    values = override(values, settings)
     if recipe.task.template != "auto":
         slots = find(method).stands_in_text(values["method"].get("options", {}))
         values["task"] = values["task"] | {"template": around(recipe.task.template, slots)}
-    settings = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in drawn.items()]
-    return make_recipe(override(values, settings), where=method)
+    return make_recipe(values, where=method)

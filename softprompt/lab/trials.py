@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.backbones import Backbone
+from softprompt.doctor import before
 from softprompt.errors import TrainingError
 from softprompt.files import write_atomically
 from softprompt.lab.parts import Parts
 from softprompt.lab.protocol import Protocol, Question, entrant
+from softprompt.plan import build, make_plan
 from softprompt.recipe import Recipe
 from softprompt.run import Event, Listener
 from softprompt.sweep import Swept, manifest, plain, train_all
@@ -98,19 +100,66 @@ def repeat(
 def group(
     recipes: Mapping[str, Recipe], place: Path, backbone: Callable[[], Backbone], at_once: int, listen: Listener
 ) -> Swept:
-    """Train recipes in passes of `at_once`; go on where that was stopped, or read what is there."""
-    before = manifest(place)
+    """Train recipes in passes of `at_once`; go on where that was stopped, or read what is there.
+
+    A recipe that is not worth training is an entry with its error; raises that error where none is left.
+    """
+    trained, refused = worth_training(recipes, place, backbone)
+    for name, error in refused.items():
+        listen({"event": "note", "text": f"{place.name}, {name}: not trained: {error['message']}"})
+    if not trained:
+        error = next(iter(refused.values()))
+        raise TrainingError(error["code"], error["found"], error["expected"], error["do"], where=str(place))
+    made = {one.name: one for one in shared_passes(trained, place, backbone, at_once, listen).entries}
+    lacking = {name: Entry(name, place / name, None, error, {}, (), "") for name, error in refused.items()}
+    return Swept(place, [(made | lacking)[name] for name in recipes])
+
+
+def shared_passes(
+    recipes: Mapping[str, Recipe], place: Path, backbone: Callable[[], Backbone], at_once: int, listen: Listener
+) -> Swept:
+    """Train all of some recipes, or read them; raises `TrainingError` where `place` holds others."""
+    known = manifest(place)
     names = list(recipes)
-    if before is not None and before["members"] != plain(recipes):
+    if known is not None and known["members"] != plain(recipes):
         found, do = "runs of another comparison", "use another folder, or remove this one"
         raise TrainingError("SP-E514", found, "an empty folder, or this comparison", do, where=str(place))
-    if before is not None and all(ended(place / name) for name in names):
+    if known is not None and all(ended(place / name) for name in names):
         return results(place, names)
     frozen = backbone()
     clock = Clock(place / "clock.json", listen)
     swept = train_all(recipes, place, backbone=frozen, at_once=at_once, listen=clock)
     clock.keep()
     return swept
+
+
+def worth_training(
+    recipes: Mapping[str, Recipe], place: Path, backbone: Callable[[], Backbone]
+) -> tuple[dict[str, Recipe], dict[str, Any]]:
+    """The recipes that are trained, and by name why the others are not: a drawn rate may be too low to move anything.
+
+    Training would stop all of a pass for one of them (`SP-E530`). What was decided once stays, in `refused.json`.
+    """
+    path = place / "refused.json"
+    if path.exists():
+        refused = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        refused = {name: why for name, recipe in recipes.items() if (why := lost(recipe, backbone)) is not None}
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(refused, indent=1).encode())
+    return {name: recipe for name, recipe in recipes.items() if name not in refused}, refused
+
+
+def lost(recipe: Recipe, backbone: Callable[[], Backbone]) -> dict[str, Any] | None:
+    """The error of a recipe whose rate is so low that it would be stopped before its first step."""
+    if recipe.optim.lr == "auto":
+        return None
+    plan = make_plan(recipe, backbone())
+    for finding in before.rates(build(plan, backbone()), plan):
+        if finding.severity == "error":
+            found, do = f"{finding.rule}: {finding.seen}", finding.command()
+            return TrainingError("SP-E530", found, finding.threshold, do).as_dict()
+    return None
 
 
 def cpu_seconds(place: Path) -> float:

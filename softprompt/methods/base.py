@@ -51,6 +51,11 @@ class Method(nn.Module):
         """The longest text, in tokens beside the slots, that a method with these options can read; None: any."""
         return None
 
+    @classmethod
+    def label_rows(cls, options: dict[str, Any]) -> int:
+        """How many rows of the vocabulary its label vectors are made of; 0: class words stay what they are."""
+        return 0
+
     def forward(self, batch: Batch, text: Tensor) -> Injection:
         """What this method adds to `batch`; `text` [B, T, H] are frozen token embeddings, for methods that look."""
         raise TypeError(f"{type(self).__name__} must say what it injects")

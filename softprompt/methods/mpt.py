@@ -53,6 +53,18 @@ class MultitaskPromptTuning(Method):
     def fold(self) -> Method:
         return PromptTuning(self.spec, Start(self.product().detach()))
 
+    def siblings(self, count: int) -> "list[MultitaskPromptTuning]":
+        """`count` methods with this P*, the first of them this one; the others begin with factors of 1."""
+        start = Start(self.shared.detach())
+        made = [self, *(type(self)(self.spec, start, factor_rate=self.factor_rate) for _ in range(count - 1))]
+        for method in made[1:]:
+            method.shared = self.shared
+        return made
+
+    def middle(self, methods: "Sequence[MultitaskPromptTuning]") -> Method:
+        """Where a target begins after source training of `methods`, as plain vectors (`mean_prompt`)."""
+        return PromptTuning(self.spec, Start(mean_prompt(methods).clone()))
+
     @property
     @override
     def length(self) -> int:
@@ -64,10 +76,7 @@ def tasks(spec: Spec, start: Start, count: int, *, factor_rate: float = 4 / 3) -
 
     An optimiser over several of them must be given `shared` once: it is alone in the first of `groups()`.
     """
-    made = [MultitaskPromptTuning(spec, start, factor_rate=factor_rate) for _ in range(count)]
-    for method in made[1:]:
-        method.shared = made[0].shared
-    return made
+    return MultitaskPromptTuning(spec, start, factor_rate=factor_rate).siblings(count)
 
 
 @torch.no_grad()

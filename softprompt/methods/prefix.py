@@ -4,6 +4,7 @@ Li, Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", a
 reparameterisation P[i] = MLP(P'[i]); Liu et al. 2022, "P-Tuning v2", arXiv:2110.07602, which is the same without it.
 """
 
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from softprompt.core import Batch, Injection, Pair, Prefix, Spec, Start
+from softprompt.errors import RecipeError
 from softprompt.methods.base import Group, Method, network_unit, start_at
 
 Reach = Literal["all", "encoder", "decoder", "cross"]
@@ -44,6 +46,8 @@ class PrefixTuning(Method):
         self.bottleneck, self.reach, self.layers, self.dropout = bottleneck, reach, str(layers), dropout
         self.chosen = {side: parse_layers(self.layers, depth_of(spec, side)) for side in sides(spec, reach)}
         given = {"encoder": start.prefix, "decoder": start.decoder, "cross": start.cross}
+        refuse_loss(start, list(self.chosen))
+        refuse_lost_layers({side: given[side] for side in start.stored}, self.chosen)
         self.stacks = nn.ModuleDict()
         for side, chosen in self.chosen.items():
             entries = given[side]
@@ -141,6 +145,25 @@ def sides(spec: Spec, reach: Reach) -> list[str]:
     if not spec.decoder_layers:
         return ["encoder"]
     return ["encoder", "decoder", "cross"] if reach == "all" else [reach]
+
+
+def refuse_loss(start: Start, reached: list[str]) -> None:
+    """Raise `RecipeError` where a stored prompt to start from has keys and values for a stack that is not reached."""
+    lost = [side for side in start.stored if side not in reached]
+    if lost:
+        found = f"keys and values for {' and '.join(lost)} in a start that only {' and '.join(reached)} would read"
+        do = "set method.options.reach as that prompt has it, with a head of the same kind, or leave init.source out"
+        raise RecipeError("SP-E231", found, "a start of which nothing is left behind", do)
+
+
+def refuse_lost_layers(stored: Mapping[str, Prefix | None], chosen: Mapping[str, range]) -> None:
+    """Raise `RecipeError` where stored keys and values of a layer would be left behind."""
+    for side, entries in stored.items():
+        lost = [i for i, pair in enumerate(entries or ()) if pair is not None and i not in chosen[side]]
+        if lost:
+            found = f"keys and values for layers {lost[0]} to {lost[-1]} in a start that only {list(chosen[side])} read"
+            do = "leave method.options.layers out, or init.source"
+            raise RecipeError("SP-E231", found, "a start of which nothing is left behind", do)
 
 
 def depth_of(spec: Spec, side: str) -> int:

@@ -40,7 +40,7 @@ class Candidates:
         """
         tokenizer, head = self.tokenizer, self.prompt.head
         rows = min(self.prompt.backbone.model.get_input_embeddings().weight.shape[0], len(tokenizer))
-        taken = {i for word in head.words for i in word} if isinstance(head, Verbalizer) else set()
+        taken = {i for word in head.every for i in word} if isinstance(head, Verbalizer) else set()
         left = [(i,) for i in range(rows) if i not in taken]
         for times in (1, 2):
             left = [ids[:1] for ids, ok in zip(left, self.stable([ids * times for ids in left]), strict=True) if ok]

@@ -71,7 +71,7 @@ class Scorer:
         self.candidates, self.ledger = candidates, ledger
         self.prompt: Prompt = candidates.prompt
         self.head = check_head(self.prompt)
-        words = self.head.words if isinstance(self.head, Verbalizer) else []
+        words = self.head.every if isinstance(self.head, Verbalizer) else []
         self.each = 1 if not words or self.one_pass else len(words)  # passes for one text
         self.packs: bool | None = None  # not tried yet
 
@@ -90,7 +90,7 @@ class Scorer:
         """The rows that score one candidate on one example: one, or one a class."""
         asked = self.candidates.worded(ids)
         if isinstance(self.head, Verbalizer) and not self.one_pass:
-            return [asked.asked(example, word) for word in self.head.words]
+            return [asked.asked(example, word) for word in self.head.every]
         return [asked.row(example)]
 
     @torch.inference_mode()
@@ -154,7 +154,7 @@ class Scorer:
         """Losses of the values of one candidate."""
         if not isinstance(self.head, Verbalizer):
             return Judged(-values)
-        logs = values if self.one_pass else values.view(len(examples), -1).log_softmax(1)
+        logs = values if self.one_pass else self.head.wording(values.view(len(examples), -1))
         target = torch.tensor([self.prompt.class_of(example) for example in examples], device=logs.device)
         return Judged(-logs.gather(1, target[:, None])[:, 0], logs, target)
 

@@ -7,7 +7,8 @@ steps, by patience or by a loss that is not finite, leaves the batch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from softprompt.sweep.lockstep import Member, go_together
 from softprompt.sweep.results import Swept, ended, results
 from softprompt.training import open_backbone, set_threads
 
+Away = Callable[[Path, list[list[str]], Listener], None]
+elsewhere: ContextVar[Away | None] = ContextVar("elsewhere", default=None)  # who trains groups, where not this process
 AT_ONCE = 8  # prompts of one forward: what is kept for the backward pass grows with them
 COMMON = ("checkpointing", "precision", "threads")  # settings of `train` that concern the one backbone or the machine
 
@@ -65,11 +68,30 @@ def train_all(
     for name, plan in plans.items():
         claim(plan, backbone, place / name)
     names = list(plans)
-    for at in range(0, len(names), at_once):
-        chosen = names[at : at + at_once]
-        if not all(ended(place / name) for name in chosen):
-            go_together([Member(name, plans[name], place / name, listen) for name in chosen], backbone, listen)
+    groups = [names[at : at + at_once] for at in range(0, len(names), at_once)]
+    groups = [group for group in groups if not all(ended(place / name) for name in group)]
+    away = elsewhere.get()
+    if away is not None and groups:
+        away(place, groups, listen)
+        return results(place, names)
+    for group in groups:
+        go_together([Member(name, plans[name], place / name, listen) for name in group], backbone, listen)
     return results(place, names)
+
+
+def train_unit(place: Path, names: list[str], listen: Listener) -> None:
+    """Train some members of a sweep whose folder is there, in one pass, from where they are.
+
+    Raises `TrainingError` where backbone or data are not those that the folder was made with.
+    """
+    facts = manifest(place) or {}
+    recipes = {name: make_recipe(facts["members"][name], where=str(place)) for name in names}
+    backbone = open_backbone(recipes[names[0]])
+    torch.set_num_threads(facts["threads"])
+    plans = {name: make_plan(recipe, backbone) for name, recipe in recipes.items()}
+    for name, plan in plans.items():
+        claim(plan, backbone, place / name)
+    go_together([Member(name, plan, place / name, listen) for name, plan in plans.items()], backbone, listen)
 
 
 def resume_all(folder: str | Path, *, backbone: Backbone | None = None, listen: Listener = lambda event: None) -> Swept:
@@ -109,4 +131,4 @@ def agree(recipes: Mapping[str, Recipe]) -> None:
         raise RecipeError("SP-E219", found, "tensorboard, or none", "set train.track")
 
 
-__all__ = ["Swept", "manifest", "plain", "resume_all", "train_all"]
+__all__ = ["Swept", "elsewhere", "manifest", "plain", "resume_all", "train_all", "train_unit"]

@@ -114,4 +114,4 @@ def free(name: str, taken: Mapping[str, Any]) -> str:
     return found
 
 
-__all__ = ["expand", "parse"]
+__all__ = ["expand", "free", "parse"]

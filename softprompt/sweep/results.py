@@ -103,7 +103,9 @@ def entry(folder: Path, name: str) -> Entry:
 
 def question(folder: Path, recipe: Recipe) -> str:
     """What a member was asked on dev: the data, how they were divided, and the metric."""
-    section = recipe.data.model_dump(mode="json", include={"split", "shots", "seed", "text", "label", "image"})
+    section = recipe.data.model_dump(
+        mode="json", include={"split", "shots", "few_shot", "seed", "text", "label", "image"}
+    )
     data = json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]
     return json.dumps([data, section, recipe.task.metric], sort_keys=True)
 

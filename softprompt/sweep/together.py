@@ -39,6 +39,8 @@ class Part:
         """Whether both can run in one forward: heads that read the same, and injections that a row can be kept from."""
         if self.prompt.head.reads != other.prompt.head.reads or self.packs != other.packs:
             return False
+        if self.injection.lesson is not None or other.injection.lesson is not None:
+            return False  # what is predicted beside the answers stands at other places of a joined batch
         if self.packs:
             return self.layer == other.layer
         return Layout.of((self.batch, self.injection)).fits(Layout.of((other.batch, other.injection)))

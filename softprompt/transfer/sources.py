@@ -13,6 +13,7 @@ from softprompt.files import read_regular, write_atomically
 from softprompt.plan import Plan, build
 from softprompt.prompt import Prompt
 from softprompt.recipe import MethodSection, Recipe, make_recipe
+from softprompt.sweep.grid import free
 
 LIMIT = 8 << 30  # bytes of a prompt file
 
@@ -126,15 +127,6 @@ def named(paths: Sequence[str | Path]) -> list[Source]:
         name = free(path.parent.resolve().name if path.stem == "prompt" else path.stem, found)
         found[name] = Source(name, Artifact.load(path))
     return list(found.values())
-
-
-def free(name: str, taken: Mapping[str, Any]) -> str:
-    """The name, with a number where it is taken."""
-    made, number = name, 1
-    while made in taken:
-        number += 1
-        made = f"{name}-{number}"
-    return made
 
 
 def flat(example: Example, columns: Sequence[str]) -> str:

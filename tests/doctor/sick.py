@@ -241,5 +241,5 @@ FAULTS = {
     "no gradient": Fault(deaf, {"frozen"}, {"frozen"}, 2),
     "spread over seeds": Fault(spread, {"seeds"}, {"seeds"}),
     "a probe is better": Fault(beaten, {"baseline-wins"}, {"cannot-move", "baseline-wins", "not-converging"}),
-    "always the same answer": Fault(constant, {"majority"}, {"majority", "no-signal"}),
+    "always the same answer": Fault(constant, {"majority", "shift"}, {"majority", "no-signal", "shift"}),
 }

@@ -1,18 +1,23 @@
 """Guard-rails inside training, the command, and `--fix`, on tiny real runs."""
 
 import json
+import re
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_runs
 
 from softprompt.cli import main
-from softprompt.doctor import RULES, Finding, of_error, ranked
+from softprompt.core import Example
+from softprompt.doctor import RULES, Finding, answers, before, of_error, ranked
 from softprompt.doctor.after import signatures
 from softprompt.doctor.findings import CODES
 from softprompt.doctor.fix import fix
 from softprompt.doctor.trace import Trace, read
 from softprompt.errors import DataError, TrainingError
-from softprompt.recipe import Recipe
+from softprompt.recipe import Recipe, load_recipe
 from softprompt.training import train
 
 
@@ -62,10 +67,88 @@ def test_signatures_of_losses(trace, rules):
     assert [finding.rule for finding in signatures(trace)] == rules
 
 
+@pytest.mark.parametrize(
+    ("train", "dev", "seen"),
+    [
+        ((156, 4), (30, 30), True),
+        ((80, 80), (30, 30), False),
+        ((100, 60), (30, 30), False),  # not far apart
+        ((10, 2), (5, 5), False),  # not many
+        ((160,), (30, 30), False),  # one class, which is another finding
+    ],
+)
+def test_classes_that_are_rare_in_train_and_not_on_dev_are_seen(train, dev, seen):
+    counts = [Counter(dict(zip(("no", "yes"), count, strict=False))) for count in (train, dev)]
+    found = list(before.shift(*counts))
+    assert [finding.rule for finding in found] == ["shift"] * seen
+    if seen:
+        assert "98% of train and 50% of dev" in found[0].seen
+
+
+@pytest.mark.parametrize(
+    ("scores", "seen"),
+    [
+        ([0.7, 0.7, 0.8], True),
+        ([0.7, 0.8, 0.9], False),
+        ([0.3, 0.3], True),
+        ([0.7, 0.8, 0.7, 0.9], False),
+        ([0.7], False),
+    ],
+)
+def test_dev_scores_that_stay_those_of_one_answer_are_seen(scores, seen):
+    """Of ten dev examples seven are "no": 0.7 is always answering "no", 0.3 always "yes"."""
+    dev = [Example({"text": "x"}, "no" if i < 7 else "yes") for i in range(10)]
+    recipe = Recipe.model_validate({"task": {"kind": "classification", "metric": "accuracy"}})
+    plan = SimpleNamespace(dev=dev, kind="classification", labels=("no", "yes"), recipe=recipe)
+    trace = Trace(recipe, [], [{"accuracy": value} for value in scores], None, None)
+    assert [finding.rule for finding in answers.stuck(plan, trace)] == ["majority"] * seen
+
+
+class Reader:
+    """A prompt that knows the classes of ten texts, of others only if they are written as it learnt them."""
+
+    def predict(self, examples):
+        return [
+            SimpleNamespace(answer=str(int(e.fields["text"]) % 2) if e.fields["text"].isdigit() else "?")
+            for e in examples
+        ]
+
+
+def test_answers_that_depend_on_the_form_of_a_text_are_worth_knowing():
+    dev = [Example({"text": str(i)}, str(i % 2)) for i in range(20)]
+    told = [str(example.label) for example in dev]
+    (found,) = answers.forms(Reader(), dev, told)
+    assert (found.rule, found.severity) == ("format", "info")
+    assert "100 points fewer of 20 dev examples" in found.seen
+    steady = SimpleNamespace(predict=lambda examples: [SimpleNamespace(answer=e.label) for e in examples])
+    assert not list(answers.forms(steady, dev, told))
+
+
+def test_the_first_remedy_that_lets_a_stopped_recipe_begin_is_kept(tmp_path, capsys):
+    recipe = tiny_runs.recipe(tmp_path, "train.steps=60", "optim.lr=1e-6")
+    (tmp_path / "still.yaml").write_text(recipe.to_yaml())
+    assert main(["doctor", str(tmp_path / "still.yaml"), "--fix", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["findings"][0]["rule"] == "cannot-move"
+    assert found["settings"][0] == "optim.lr=auto"
+    assert load_recipe(found["recipe"]).optim.lr == "auto"
+    assert found["arms"][0]["kept"]
+
+
 def test_causes_come_before_symptoms_and_errors_before_warnings():
     symptom, cause = Finding("majority", "warning", "a", "b"), Finding("will-explode", "warning", "a", "b")
     error = Finding("no-answer", "error", "a", "b")
     assert ranked([symptom, cause, error, cause]) == [error, cause, symptom]
+
+
+def test_the_page_has_every_rule_and_a_rule_for_every_guard_rail():
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    rules, _, rest = page.partition("### The fifteen guard-rails")
+    lines = [line.split("|")[1] for line in rules.splitlines() if line.startswith("| `")]
+    assert {name for line in lines for name in re.findall(r"`([\w-]+)`", line)} == set(RULES) - {"refused"}
+    guards = re.findall(r"^\| (\d+) \| [^|]+ \| ([^|]+) \|", rest, re.MULTILINE)
+    assert [int(number) for number, _ in guards] == list(range(1, 16))
+    assert all(set(re.findall(r"`([\w-]+)`", named)) <= set(RULES) for _, named in guards)
 
 
 def test_an_error_is_a_finding_with_its_own_remedy():

@@ -17,7 +17,7 @@ from softprompt.backbones import Backbone
 from softprompt.cli import main
 from softprompt.errors import TrainingError
 from softprompt.lab import Protocol, compare, write
-from softprompt.lab.trials import Tried
+from softprompt.lab.trials import Tried, group
 from softprompt.recipe import Recipe, load_recipe
 from softprompt.run import Stopped
 from softprompt.sweep.results import Entry
@@ -53,6 +53,39 @@ def whole(recipe: Recipe, model: Backbone, folder: Path) -> Path:
     """A comparison that nobody disturbed."""
     write(compare(asked(recipe), folder / "whole", backbone=model), "compare")
     return folder / "whole"
+
+
+def test_a_trial_that_would_be_stopped_before_its_first_step_is_a_trial_spent(
+    recipe: Recipe, model: Backbone, tmp_path: Path
+) -> None:
+    """Else a rate that was drawn too low would end the comparison."""
+    made = {
+        f"trial-{i}": recipe.model_copy(
+            update={
+                "optim": recipe.optim.model_copy(update={"lr": lr}),
+                "train": recipe.train.model_copy(update={"steps": 50, "evaluate_every": 50}),
+            }
+        )
+        for i, lr in enumerate((1e-6, 0.3))
+    }
+    for again in range(2):
+        found = group(made, tmp_path / "trials", lambda: model, 8, lambda event: None).entries
+        assert [entry.name for entry in found] == list(made)
+        assert (found[0].error or {})["code"] == "SP-E530"
+        assert found[1].report is not None
+        assert again or trained(tmp_path)
+    with pytest.raises(TrainingError, match="SP-E530"):
+        group({"trial-0": made["trial-0"]}, tmp_path / "alone", lambda: model, 8, lambda event: None)
+
+
+def test_sides_of_one_method_are_compared_and_keep_apart(recipe: Recipe, model: Backbone, tmp_path: Path) -> None:
+    sides = ("prompt_tuning+init.kind=random", "prompt_tuning+init.kind=vocabulary+length=2")
+    found = compare(asked(recipe, methods=sides, seeds=1, trials=1), tmp_path / "sides", backbone=model)
+    told = found.numbers["questions"][0]["methods"]
+    assert [one["method"] for one in told] == list(sides)
+    assert [one["recipe"]["init"]["kind"] for one in told] == ["random", "vocabulary"]
+    assert [one["parameters"] for one in told] == [4 * 32, 2 * 32]
+    assert (tmp_path / "sides/runs/words/8" / sides[0] / "seed-0/prompt.safetensors").exists()
 
 
 def same(place: Path) -> dict[str, bytes]:

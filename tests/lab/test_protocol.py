@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from softprompt.errors import RecipeError
-from softprompt.lab.protocol import Protocol, entrant
+from softprompt.lab.protocol import Protocol, contender, entrant, folder_of
 from softprompt.recipe import Recipe, make_recipe
 
 METHODS = ("prompt_tuning", "prefix", "dept")
@@ -89,6 +89,10 @@ def test_a_template_keeps_its_words_and_has_slots_where_the_method_needs_them(
         {"over": ("method=prefix",)},
         {"over": ("lr=0.3..0.1",)},
         {"over": ("lr=0..0.1",)},
+        {"methods": ("prefix+lr=0.1",)},
+        {"methods": ("prefix+length=5|6",)},
+        {"methods": ("prefix+seed=5",)},
+        {"methods": ("prefix+data.seed=5",)},
         {"tasks": {"a": task(data={"train": "x", "shots": 3})}},
         {"tasks": {"a": task(train={"compare": ["full"]})}},
     ],
@@ -96,6 +100,23 @@ def test_a_template_keeps_its_words_and_has_slots_where_the_method_needs_them(
 def test_what_cannot_be_compared_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="SP-E280"):
         protocol(**changes)
+
+
+def test_what_a_method_fixes_holds_for_it_alone_and_over_the_recipe() -> None:
+    text = "prefix+length=3+method.options.layers=0-1+optim.lr=1.5"
+    assert contender(text) == ("prefix", {"method.length": 3, "method.options.layers": "0-1", "optim.lr": 1.5})
+    recipe = task(method={"name": "prefix", "length": 7, "options": {"bottleneck": 8}}, init={"kind": "vocabulary"})
+    made = entrant(recipe, text, 0, {"train.epochs": 2}, {})
+    assert (made.method.name, made.method.length, made.train.epochs) == ("prefix", 3, 2)
+    assert made.method.options == {"bottleneck": 8, "layers": "0-1"}
+    assert entrant(recipe, "prompt_tuning+init.kind=random", 0, {}, {}).init.kind == "random"
+    assert entrant(recipe, "prompt_tuning", 0, {}, {}).init.kind == "vocabulary"
+    assert entrant(recipe, "prompt_tuning", 0, {}, {}).method.length == 7
+
+
+def test_a_method_with_what_it_fixes_names_a_folder() -> None:
+    assert folder_of("prompt_tuning+init.source=a b/c.safetensors") == "prompt_tuning+init.source=a-b-c.safetensors"
+    assert protocol(methods=("prefix", "prefix+lr=0.1"), trials=1).methods == ("prefix", "prefix+lr=0.1")
 
 
 def test_tasks_over_different_backbones_and_unknown_methods_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from softprompt.core import Batch, Injection
 from softprompt.errors import RecipeError, Unsupported
 from softprompt.methods import Method, find, names, option_names
 
+PAGES = Path(__file__).parents[2] / "docs" / "methods"
 FAMILIES = ["llama", "gpt2", "bert", "t5", "bart", "vit"]
 OPTIONS: dict[str, list[dict[str, Any]]] = {  # beside the defaults, which every method is tested with
     "adapt": [
@@ -26,6 +28,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {  # beside the defaults, which every
     ],
     "attempt": [{"sources": 3, "bottleneck": 8, "temperature": 0.5}],
     "cpt": [{"types": "fiil", "format_epsilon": 0.02, "context": False}],
+    "ctpt": [{"dimension": 8, "heads": 2}],
     "dept": [{"rank": 2, "tokens": 8}, {"rank": 5, "tokens": 16}],
     "idpg": [{"bottleneck": 8, "phm": 4}],
     "mpt": [{"factor_rate": 0.5}],
@@ -34,6 +37,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {  # beside the defaults, which every
     "prefix": [{"bottleneck": 16}, {"layers": "1-2"}, {"reach": "encoder"}, {"reach": "cross", "bottleneck": 8}],
     "xprompt": [{"pieces": 8}],
     "residual": [{"bottleneck": 16}, {"bottleneck": 8, "separate": True}],
+    "transprompt": [{"share": 0.2}],
     "vpt": [{"deep": False}],
     "wayward": [{"gamma": 2.0}],
     "smop": [{"top_k": 2}, {"top_k": 4, "noise": 0.0}],
@@ -159,8 +163,10 @@ def keys_and_values(family: str, layers: int = L) -> int:
 FOLDED = {  # parameters by family, from the papers: a prompt is l*d, a prefix 2*L*l*(kv heads)*(head size) a stack
     "prompt_tuning": lambda family, options: P * H,
     "adapt": lambda family, options: P * H,
+    "ctpt": lambda family, options: P * H,
     "mpt": lambda family, options: P * H,
     "p_tuning": lambda family, options: P * H,
+    "transprompt": lambda family, options: P * H,
     "vpt": lambda family, options: (L if options.get("deep", True) else 1) * P * H,
     "xprompt": lambda family, options: P * H,
     "prefix": lambda family, options: sum(stacks(family, options)),
@@ -264,6 +270,15 @@ def test_a_method_says_what_it_is(name: str) -> None:
     assert "\n" not in method.summary
     assert method.default_init
     assert method.default_head
+
+
+@pytest.mark.parametrize("name", [name for name in names() if find(name).__module__.startswith("softprompt.")])
+def test_a_method_of_ours_has_a_page_that_says_what_pages_say(name: str) -> None:
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    assert f"`{find(name).__module__.replace('.', '/')}.py`" in page
+    assert "\n**When" in page
+    assert "\n**Numbers.**" in page
+    assert "eviation" in page or "No paper" in page
 
 
 def test_an_unknown_method_is_answered_with_the_nearest_name() -> None:

@@ -2,12 +2,14 @@
 
 import peft
 import pytest
+import speakers
 import torch
 from families import H, P, answer, backbone, batch, model, start
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from softprompt.core import TEXT, Batch, Start
+from softprompt.artifact import Artifact
+from softprompt.core import TEXT, Batch, Spec, Start
 from softprompt.methods import Method, find
 
 
@@ -68,6 +70,14 @@ def test_training_has_as_many_parameters_as_the_paper_says(encoder: str, network
     assert sum(p.numel() for p in made(encoder).parameters()) == P * H + recurrent + 2 * (H * H + H)
 
 
+def test_bert_base_has_the_numbers_of_the_paper_and_stores_the_vectors_alone() -> None:
+    """Nine pseudo-tokens, as in the LAMA experiments: vectors, LSTM, MLP; all but the vectors are discarded."""
+    spec = Spec("encoder", hidden=768, states=768, layers=12, kv_heads=12, head_dim=64)
+    method = find("p_tuning")(spec, Start(torch.randn(9, 768)))
+    assert sum(p.numel() for p in method.parameters()) == 6_912 + 7_090_176 + 1_181_184
+    assert sum(p.numel() for p in method.fold().parameters()) == 6_912
+
+
 TASKS = {"llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM", "t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION"}
 
 
@@ -119,6 +129,23 @@ def test_what_peft_stores_is_a_prompt_here(name: str) -> None:
     inside = data.mask if data.decoder is None else data.decoder.mask
     ours = answer(frozen, data, folded(data, frozen.tokens(data.input_ids)))[inside]
     assert_close(ours, run_peft(theirs, data)[inside], atol=1e-5, rtol=1e-5)
+
+
+def test_a_template_may_have_pieces_between_anchors_and_the_encoder_is_not_in_the_file() -> None:
+    cloze = {"template": "{soft:1}{text} ?{soft:2}{mask} .{soft:1}"}
+    prompt = speakers.prompt("bert", "p_tuning", task=cloze)
+    example = speakers.examples("verbalizer")[0]
+    row, reader = prompt.row(example, labelled=False), prompt.backbone.tokenizer
+    shown = [
+        f"<{slot}>" if slot != TEXT else reader.convert_ids_to_tokens(i)
+        for i, slot in zip(row.ids, row.slots, strict=True)
+    ]
+    words = reader.tokenize(str(example.fields["text"]))
+    assert shown == ["[CLS]", "<0>", *words, "?", "<1>", "<2>", "[MASK]", ".", "<3>", "[SEP]"]
+    artifact = Artifact.of(prompt.eval(), {}, {})
+    assert artifact.method_tensors().keys() == {"prompt"}
+    (ours,), (theirs,) = (made.predict([example]) for made in (artifact.bind(speakers.speaker("bert")), prompt))
+    assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
 
 
 def test_vectors_may_stand_anywhere_in_the_text() -> None:

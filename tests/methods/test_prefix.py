@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from softprompt.backbones import Backbone
-from softprompt.core import Batch, Injection, Start
+from softprompt.core import Batch, Injection, Spec, Start
 from softprompt.methods import Method, find
 from softprompt.methods.prefix import PrefixTuning, Stack
 
@@ -114,6 +114,17 @@ def test_training_has_as_many_parameters_as_the_paper_says(name: str, several: i
     place = 2 * L * backbone(name).spec.kv_heads * D
     count = sum(parameter.numel() for parameter in built(name, bottleneck=M).parameters())
     assert count == several * (P * H + H * M + M + M * place + place)
+
+
+def test_published_sizes_have_the_numbers_of_the_papers() -> None:
+    """GPT-2 medium, 10 vectors, a bottleneck of 512: trained and stored; P-tuning v2 on BERT-base, 16 vectors."""
+    medium = Spec("causal", hidden=1024, states=1024, layers=24, kv_heads=16, head_dim=64)
+    method = PrefixTuning(medium, Start(torch.randn(10, 1024)), bottleneck=512)
+    assert sum(weight.numel() for weight in method.parameters()) == 25_750_016
+    assert sum(weight.numel() for weight in method.fold().parameters()) == 491_520
+    base = Spec("encoder", hidden=768, states=768, layers=12, kv_heads=12, head_dim=64)
+    direct = PrefixTuning(base, Start(torch.randn(16, 768)))
+    assert sum(weight.numel() for weight in direct.parameters()) == 294_912
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from softprompt.core import Pair
+from softprompt.serve.engine.table import Table
 
 
 class Cache:
@@ -12,6 +13,7 @@ class Cache:
         self.keys: list[Tensor | None] = [None] * layers
         self.values: list[Tensor | None] = [None] * layers
         self.slots, self.capacity = slots, 0
+        self.table = Table(layers)
 
     def reserve(self, tokens: int) -> None:
         """Make room for rows of so many tokens."""

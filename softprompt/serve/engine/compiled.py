@@ -18,7 +18,9 @@ from softprompt import canary
 from softprompt.backbones.text import prefix_length, shared
 from softprompt.core import Injection, Pair, Row
 from softprompt.prompt import Prompt
-from softprompt.serve.engine.ragged import Front, Ragged, Segment
+from softprompt.serve.engine.ragged import Ragged, Segment
+from softprompt.serve.engine.reader import Reader
+from softprompt.serve.engine.table import Front
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,7 @@ def private(injection: Injection, layers: int) -> Front:
 
 
 @torch.inference_mode()
-def compile_front(prompt: Prompt, injection: Injection) -> Compiled:
+def compile_front(prompt: Prompt, injection: Injection, reader: Reader | None = None) -> Compiled:
     """Run the front of a task once. `injection` is what the method adds to every text."""
     backbone: Any = prompt.backbone
     rows = canary.rows(prompt)
@@ -115,7 +117,7 @@ def compile_front(prompt: Prompt, injection: Injection) -> Compiled:
     embedded = backbone.embed(batch, injection)[:, :count]
     places = torch.arange(count, device=backbone.device)[None] + before.places
     state = Ragged(backbone.attention_modules, [Segment(0, count, before)], keep=True)
-    hidden = run(backbone, embedded, places, state)
+    hidden = (reader or Reader(backbone)).run(embedded, places, state)
     pairs = tuple(joined(pair, state.kept[layer]) for layer, pair in enumerate(before.pairs))
     return Compiled(ids, slots, Front(pairs, before.places + count), before.places, hidden)
 
@@ -125,20 +127,6 @@ def joined(prefix: Pair | None, own: Pair) -> Pair:
     if prefix is None:
         return own[0].contiguous().clone(), own[1].contiguous().clone()
     return torch.cat([prefix[0].to(own[0]), own[0]], 2), torch.cat([prefix[1].to(own[1]), own[1]], 2)
-
-
-def run(backbone: Any, embedded: Tensor, positions: Tensor, state: Ragged, places: Tensor | None = None) -> Tensor:
-    """Last states [N, H] of a step [1, N, H], or logits [J, V] at `places` [J]."""
-    given: dict[str, Any] = {"packed": state, "use_cache": False, "inputs_embeds": embedded}
-    # Four dimensions: transformers hands such a mask through as it is. No layer may have put anything into it.
-    given["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embedded.device)
-    given["position_ids"] = positions + backbone.first
-    if places is None:
-        made: Tensor = backbone.stack()(**given).last_hidden_state
-    else:
-        made = backbone.model(**given, logits_to_keep=places).logits
-    state.check()
-    return made[0]
 
 
 class Store:

@@ -69,8 +69,9 @@ class PromptEngine:
         ).eval()
         entry = Entry(describe(name, version, prompt), prompt, ends=ends_of(prompt))
         injection = injection_of(prompt) if eligible(self.backbone) else None
-        compiled = compile_front(prompt, injection) if injection is not None else None
-        found = trial(prompt, compiled)
+        reader = self.scheduler.reader
+        compiled = compile_front(prompt, injection, reader) if injection is not None else None
+        found = trial(prompt, compiled, reader)
         if not found.finite:
             raise not_finite("states that are not finite", name)
         entry.ragged = eligible(self.backbone) and not found.off

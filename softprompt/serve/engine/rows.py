@@ -36,7 +36,7 @@ def rows_of(prompt: Prompt, request: Request) -> list[Row]:
         return [replace(row, labels=[], decoder=None)]
     if ranked(prompt, request.kind):
         assert isinstance(prompt.head, Verbalizer)
-        return [prompt.asked(example, word) for word in prompt.head.words]
+        return [prompt.asked(example, word) for word in prompt.head.every]
     return [prompt.row(example, labelled=False)]
 
 
@@ -96,7 +96,7 @@ def by_rank(prompt: Prompt, outputs: Sequence[Output], batches: Sequence[Batch])
     """Log-probabilities of the classes [1, C], as `Prompt.ranked` makes them."""
     assert isinstance(prompt.head, Verbalizer)
     each = [prompt.head.sequence_scores(o, batch) for o, batch in zip(outputs, batches, strict=True)]
-    return torch.stack(each, 1).log_softmax(1)
+    return prompt.head.wording(torch.stack(each, 1))  # type: ignore[no-any-return]
 
 
 def output_of(prompt: Prompt, row: Row, output: Tensor) -> Output:

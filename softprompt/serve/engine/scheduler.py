@@ -7,7 +7,6 @@ text is read in pieces between the steps of the others. Scoring and writing shar
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Thread
 from typing import Any
@@ -19,6 +18,8 @@ from softprompt.errors import SoftpromptError
 from softprompt.serve.engine.cache import Cache
 from softprompt.serve.engine.compiled import Compiled, Store, compile_front
 from softprompt.serve.engine.grouped import Group, grouped, start
+from softprompt.serve.engine.limits import Limits
+from softprompt.serve.engine.reader import Reader
 from softprompt.serve.engine.registry import Entry
 from softprompt.serve.engine.slots import Slots
 from softprompt.serve.engine.step import Step, choose, deal, forward
@@ -26,24 +27,17 @@ from softprompt.serve.engine.trouble import cancelled, draining, internal, not_f
 from softprompt.serve.engine.work import Job, Work, finish, prepare
 from softprompt.serve.engine.writer import likeliest
 
+__all__ = ["Limits", "Scheduler"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much may be under way at once."""
-
-    rows: int = 32  # that write, or that read a long text
-    waiting: int = 256  # requests
-    chunk: int = 256  # tokens read in a step beside rows that write; four times as many where none does
-    store_bytes: int = 1 << 30  # of compiled prompts
 
 
 class Scheduler:
     """Requests from `submit` to their end. Everything but `submit`, `wake` and `stop` runs on its own thread."""
 
     def __init__(self, backbone: Any, limits: Limits, release: Callable[[Work], None]) -> None:
-        self.backbone, self.limits, self.release = backbone, limits, release
+        self.limits, self.release = limits, release
+        self.reader = Reader(backbone)
         self.store = Store(limits.store_bytes)
         self.slots = Slots(Cache(len(getattr(backbone, "attention_modules", ())), limits.rows))
         self.waiting: deque[Work] = deque()
@@ -162,7 +156,7 @@ class Scheduler:
                     entering.append(work)
                     self.waiting.remove(work)
         self.running += entering
-        for work in entering:
+        for work in sorted(entering, key=lambda work: len(work.rows[0].ids)):  # slots of like length side by side
             if work.entry.ragged:
                 self.guard([work], partial(self.enter, work))
         for works in grouped([work for work in entering if not work.entry.ragged], self.limits.rows):
@@ -178,8 +172,8 @@ class Scheduler:
         return long if long <= self.limits.rows else 0  # more than there are: each is read in a step of its own
 
     def start(self, works: list[Work]) -> None:
-        """Start requests that run as a batch of their own."""
-        self.groups.append(start(works))
+        """Start requests that run in padded batches."""
+        self.groups += start(works)
 
     def enter(self, work: Work) -> None:
         """Prepare a request's rows and give them slots."""
@@ -196,7 +190,7 @@ class Scheduler:
         if found is not None:
             return found, True
         assert entry.injection is not None
-        made = compile_front(entry.prompt, entry.injection)
+        made = compile_front(entry.prompt, entry.injection, self.reader)
         self.store.put(entry, made)  # forgotten with the entry, which this request holds
         return made, False
 
@@ -211,7 +205,7 @@ class Scheduler:
 
     def take(self, step: Step) -> None:
         """Run a step and hand out its outputs."""
-        written, read = forward(self.backbone, self.slots.cache, step)
+        written, read = forward(self.reader, self.slots.cache, step)
         self.steps += bool(step.writing)
         for job in step.writing:
             job.done += 1
@@ -219,7 +213,7 @@ class Scheduler:
         over = [job for job, _ in step.reading if not job.left]
         self.reading = [job for job in self.reading if job.left]
         begun = [job for job in over if job.writer is not None]
-        scores = torch.cat([written, *(job.made.pop() for job in begun)])
+        scores = torch.cat([written, *(job.made.pop() for job in begun)]) if begun else written
         self.write([*step.writing, *begun], scores)
         for work in {id(job.work): job.work for job in over if job.writer is None}.values():
             if not any(job.left for job in work.jobs):
@@ -245,7 +239,8 @@ class Scheduler:
         assert writer is not None
         writer.choose(scores, best)
         reason = writer.reason()
-        job.work.ticket.put(*writer.pieces(reason))
+        if reason is not None or not job.work.ticket.pieces:  # else nobody has taken what was told before
+            job.work.ticket.put(*writer.pieces(reason))
         if reason is None:
             if job not in self.writing:
                 self.writing.append(job)

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from softprompt.serve.engine.cache import Cache
-from softprompt.serve.engine.compiled import run
-from softprompt.serve.engine.ragged import Ragged, Segment, Writing
+from softprompt.serve.engine.ragged import Ragged, Segment
+from softprompt.serve.engine.reader import Reader
 from softprompt.serve.engine.work import Job
+from softprompt.serve.engine.writing import Writing
 
 
 @dataclass
@@ -36,7 +36,7 @@ def choose(reading: Sequence[Job], hidden: bool, budget: int) -> list[tuple[Job,
     return sorted(chosen, key=lambda pair: id(pair[0].front))
 
 
-def forward(backbone: Any, cache: Cache, step: Step) -> tuple[Tensor, Tensor]:
+def forward(reader: Reader, cache: Cache, step: Step) -> tuple[Tensor, Tensor]:
     """Logits [R, V] after the rows that write, and the states or logits [J, ...] of all that read, in their order."""
     count = len(step.writing)
     ids = [job.writer.ids[-1] for job in step.writing if job.writer is not None]
@@ -48,6 +48,7 @@ def forward(backbone: Any, cache: Cache, step: Step) -> tuple[Tensor, Tensor]:
         wanted += [begin + column for column in job.wanted(tokens)]
         places += range(at, at + tokens)
         ids += job.ids(tokens)
+    backbone = reader.backbone
     device = backbone.device
     embedded = backbone.tokens(torch.tensor([ids], device=device))
     for (job, tokens), segment in zip(step.reading, segments, strict=True):
@@ -58,7 +59,7 @@ def forward(backbone: Any, cache: Cache, step: Step) -> tuple[Tensor, Tensor]:
     writing = Writing([job.front for job in step.writing], [job.done for job in step.writing]) if count else None
     state = Ragged(backbone.attention_modules, segments, writing, cache)
     asked = torch.tensor(wanted, device=device) if wanted and not step.hidden else None
-    made = run(backbone, embedded, torch.tensor([places], device=device), state, asked)
+    made = reader.run(embedded, torch.tensor([places], device=device), state, asked)
     if asked is None and not step.hidden:  # nobody is at a place where an answer is read
         made = made[:0]
     return made[:count], made[count:]

@@ -40,7 +40,7 @@ class Ticket:
         return self._info
 
     def put(self, *pieces: Piece) -> None:
-        """Hand pieces over."""
+        """Hand pieces over, or wake those who wait."""
         with self.condition:
             self.pieces.extend(pieces)
             self.condition.notify_all()

@@ -12,20 +12,27 @@ from softprompt.core import Output, Row
 from softprompt.errors import Unsupported
 from softprompt.prompt import Prompt
 from softprompt.serve.engine.cache import Cache
-from softprompt.serve.engine.compiled import Compiled, private, run
-from softprompt.serve.engine.ragged import Ragged, Segment, Writing
+from softprompt.serve.engine.compiled import Compiled, private
+from softprompt.serve.engine.ragged import Ragged, Segment
+from softprompt.serve.engine.reader import Reader
+from softprompt.serve.engine.writing import Writing
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 COARSE = 5e-2
+STRETCHED = ("dynamic", "longrope")  # rotary tables that follow the longest position of a step, whoever's it is
 
 
 def eligible(backbone: Any) -> bool:
     """A causal model whose layers attend through the registry, to everything, at positions that can be told."""
     if backbone.spec.kind != "causal" or not backbone.attention_modules or not backbone.takes_positions:
         return False
+    config = backbone.model.config.get_text_config()
+    rotary = str(getattr(config, "rope_parameters", None)) + str(getattr(config, "rope_scaling", None))
+    if any(kind in rotary for kind in STRETCHED):
+        return False
     if backbone.windows == 0:
         return True
-    limit, window = backbone.spec.positions, getattr(backbone.model.config.get_text_config(), "sliding_window", None)
+    limit, window = backbone.spec.positions, getattr(config, "sliding_window", None)
     # A window as long as the context hides nothing. Shorter ones need masks, which the step does not make.
     return bool(backbone.windows > 0 and limit and window and window >= limit)
 
@@ -39,7 +46,7 @@ class Findings:
 
 
 @torch.inference_mode()
-def trial(prompt: Prompt, compiled: Compiled | None) -> Findings:
+def trial(prompt: Prompt, compiled: Compiled | None, reader: Reader) -> Findings:
     """Run a fixed text as `Prompt` runs them and, where the backbone can, in the step of all tasks."""
     limit = TOLERANCE.get(prompt.backbone.dtype, COARSE)
     row = max(canary.rows(prompt), key=lambda row: len(row.ids))
@@ -47,7 +54,7 @@ def trial(prompt: Prompt, compiled: Compiled | None) -> Findings:
     if not bool(right.isfinite().all()) or not eligible(prompt.backbone):
         return Findings(bool(right.isfinite().all()), "")
     try:
-        off = gap(ragged_states(prompt, row, compiled), right)
+        off = gap(ragged_states(prompt, row, compiled, reader), right)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, Unsupported) as error:
         return Findings(True, f"{error}"[:200])
     return Findings(True, "" if off <= limit else f"states off by {off:.1e}")
@@ -63,7 +70,7 @@ def plain_states(prompt: Prompt, row: Row) -> Tensor:
     return hidden[0].float()  # type: ignore[no-any-return]
 
 
-def ragged_states(prompt: Prompt, row: Row, compiled: Compiled | None) -> Tensor:
+def ragged_states(prompt: Prompt, row: Row, compiled: Compiled | None, reader: Reader) -> Tensor:
     """The same as requests are run: behind the compiled front, read in two pieces, the last token as if written."""
     backbone: Any = prompt.backbone
     batch = prompt.batch([row])
@@ -84,7 +91,7 @@ def ragged_states(prompt: Prompt, row: Row, compiled: Compiled | None) -> Tensor
         last = end == left
         segments = [] if last else [Segment(0, end - begin, front, 0, begin)]
         state = Ragged(backbone.attention_modules, segments, Writing([front], [begin]) if last else None, cache)
-        made.append(run(backbone, embedded[:, begin:end], places, state))
+        made.append(reader.run(embedded[:, begin:end], places, state))
         if sum(window is not None for window in state.windows.values()) != backbone.windows:
             raise Unsupported("SP-E422", "windows that layers do not tell of", "all", "run it plainly")
     return torch.cat(made).float()

@@ -12,9 +12,9 @@ from softprompt.errors import DataError
 from softprompt.generate import Ending
 from softprompt.serve.contract import Usage
 from softprompt.serve.engine.compiled import Compiled, private
-from softprompt.serve.engine.ragged import Front
 from softprompt.serve.engine.registry import Entry
 from softprompt.serve.engine.rows import labelled, reads_hidden, scored
+from softprompt.serve.engine.table import Front
 from softprompt.serve.engine.ticket import Ticket
 from softprompt.serve.engine.writer import Writer, settings_of
 
