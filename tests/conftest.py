@@ -14,6 +14,13 @@ import torch
 
 torch.set_num_threads(1)
 
+FIRST = ("test_docs.py", "test_bench.py", "test_ray.py", "test_ranks.py", "test_end_to_end.py")  # minutes each
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a file runs on one worker, and the last one must not keep the other waiting."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
