@@ -33,7 +33,7 @@ def launched(*line: str) -> subprocess.CompletedProcess[str]:
     """A command line of ours on two ranks."""
     environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, *LAUNCH, *PLAIN, "-m", "softprompt", *line]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture(scope="module")
