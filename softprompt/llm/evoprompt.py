@@ -6,6 +6,7 @@ stay) and algorithm 3 (DE: what two random members differ in, changed, put into 
 member; the better of it and its child stays).
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
@@ -41,9 +42,9 @@ class Population(Strategy):
         self.board.race([text for text, _ in pairs], [rival for _, rival in pairs])
         return [self.board.rated[text] if text else None for text in texts]
 
+    @abstractmethod
     def generation(self, count: int, rng: Random) -> list[Rated]:
         """Children of the population, which afterwards has the better ones; those that are new."""
-        raise NotImplementedError
 
 
 class Genetic(Population):
