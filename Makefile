@@ -34,8 +34,10 @@ test-cluster: $(VENV)/.installed
 soak: $(VENV)/.installed
 	SOAK_SECONDS=60 $(BIN)/pytest -n 0 -s tests/serve/test_end_to_end.py -k sixteen
 
+# The grid takes half an hour of one core; cells that are measured already are measured again.
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/train.py --save
+	$(BIN)/python benchmarks/train.py --page
 
 # Both do only what their files of results lack, for the weights at hand; several may run at once on different seeds.
 bench-methods: $(VENV)/.installed

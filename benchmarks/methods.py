@@ -9,6 +9,7 @@ are the defaults, the epoch is chosen on dev. `--rows`, `--epochs`, `--test` and
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections import defaultdict
@@ -100,8 +101,20 @@ def beside(made: Recipe, backbone: Backbone) -> dict[str, Run]:
 
 
 def text_methods() -> list[str]:
-    """The methods that say that they work with a causal model, and need no prompts of other tasks."""
-    return [name for name in names() if "causal" in by_kind(find(name)) and not find(name).borrows]
+    """The methods that say that they work with a causal model."""
+    return [name for name in names() if "causal" in by_kind(find(name))]
+
+
+def borrowed(target: str, seed: int, tasks: dict[str, Task], folder: Path, backbone: Backbone) -> list[str]:
+    """Plain prompts of the other tasks, trained by the same protocol once per seed, and kept in `folder`."""
+    found = []
+    for name in [name for name in tasks if name != target]:
+        kept = folder / f"{name}-{seed}.safetensors"
+        if not kept.exists():
+            made = recipe(name, tasks[name], seed, folder / f"source-{name}-{seed}", method={"name": "prompt_tuning"})
+            stage(made, folder / f"run-{name}-{seed}", backbone=backbone).artifact.rename(kept)
+        found.append(str(kept))
+    return found
 
 
 def protocol(name: str, task: Task, backbone: Backbone) -> Run:
@@ -112,25 +125,32 @@ def protocol(name: str, task: Task, backbone: Backbone) -> Run:
 def everything(chosen: argparse.Namespace, backbone: Backbone) -> list[str]:
     """All runs that are lacking, and the errors of those that could not be done."""
     failed = []
-    for seed in chosen.seeds:
-        for name in chosen.tasks:
-            task, key = chosen.protocol[name], protocol(name, chosen.protocol[name], backbone)
-            with tempfile.TemporaryDirectory() as folder:
-                if not all(known(chosen.log, key | {"method": method}) for method in BASELINES[:2]):
-                    for method, run in beside(recipe(name, task, 0, Path(folder)), backbone).items():
-                        note(chosen.log, key | {"method": method} | run | facts(backbone))
-                for method in chosen.methods:
-                    own = key | {"method": method, "seed": seed}
-                    if known(chosen.log, own):
-                        continue
-                    try:
-                        made = recipe(name, task, seed, Path(folder), method={"name": method})
-                        run = trained(made, backbone, ROUTES.get(method, plain))
-                    except SoftpromptError as error:
-                        failed.append(f"{name}, {method}: {error}")
-                        print(failed[-1], flush=True)
-                        continue
-                    note(chosen.log, own | run | facts(backbone))
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, name in itertools.product(chosen.seeds, chosen.tasks):
+            failed += lacking(name, seed, chosen, backbone, Path(folder))
+    return failed
+
+
+def lacking(name: str, seed: int, chosen: argparse.Namespace, backbone: Backbone, folder: Path) -> list[str]:
+    """The runs of one task and seed that are lacking, and the errors of those that could not be done."""
+    task, key, failed = chosen.protocol[name], protocol(name, chosen.protocol[name], backbone), []
+    data = folder / f"{name}-{seed}"
+    if not all(known(chosen.log, key | {"method": method}) for method in BASELINES[:2]):
+        for method, run in beside(recipe(name, task, 0, data), backbone).items():
+            note(chosen.log, key | {"method": method} | run | facts(backbone))
+    for method in chosen.methods:
+        own = key | {"method": method, "seed": seed}
+        if known(chosen.log, own):
+            continue
+        try:
+            sources = borrowed(name, seed, chosen.protocol, folder, backbone) if find(method).borrows else []
+            made = recipe(name, task, seed, data, method={"name": method}, init={"sources": sources})
+            run = trained(made, backbone, ROUTES.get(method, plain))
+        except SoftpromptError as error:
+            failed.append(f"{name}, {method}: {error}")
+            print(failed[-1], flush=True)
+            continue
+        note(chosen.log, own | run | facts(backbone))
     return failed
 
 
@@ -179,8 +199,9 @@ def page(chosen: argparse.Namespace, backbone: Backbone) -> str:
     return "\n".join(
         [
             f"{'; '.join(made)}. Weights {backbone.fingerprint[:12]}, {versions(runs)}, {runs[0]['machine']}; "
-            f"{len(runs)} runs, {spent:.0f} core-minutes. Left out, being for images or in need of prompts of "
-            f"other tasks: {', '.join(left) or 'none'}.",
+            f"{len(runs)} runs, {spent:.0f} core-minutes. Left out, being for images: {', '.join(left) or 'none'}. "
+            f"{' and '.join(name for name in names() if find(name).borrows)} read plain prompts of the other tasks in "
+            f"the table, of the same seed, whose training is not in their time.",
             "",
             table(runs, chosen.tasks),
         ]

@@ -67,6 +67,7 @@ def write(rows: Rows, header: tuple[str, str], path: Path) -> str:
 def files(name: str, task: Task, folder: Path) -> dict[str, str]:
     header = ("input", "output") if name == "e2e" else ("text", "label")
     made = divided(name, task.rows, task.test)
+    folder.mkdir(parents=True, exist_ok=True)
     return {part: write(rows, header, folder / f"{part}.csv") for part, rows in made.items()}
 
 

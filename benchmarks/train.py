@@ -6,16 +6,15 @@ One thread, CPU time, the engines taking turns in random order, medians, and rat
 all three must agree before anything is timed. Beside the time: bytes kept for the backward pass (saved tensors, each
 storage once, weights not counted), and operations executed over the least that any exact way needs, which is: linear
 layers of the prompt once and of every text once, forward and towards the inputs, attention over what is visible, and
-the product with the vocabulary at labels alone. `--save` writes benchmarks/results/train.json.
+the product with the vocabulary at labels alone. `--save` writes every cell to benchmarks/results/train.json as soon as
+it is measured, in the place of an older one, and `--page` the tables of README.md and docs/performance.md from there.
 """
 
 import argparse
 import json
 import platform
 import random
-import shlex
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -58,6 +57,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 GRID = [(size, 16, m, n) for size in SIZES for n in (32, 64, 128) for m in (10, 20, 50, 100)]
 ALONE = [(size, 1, 20, 32) for size in SIZES]  # nothing to share: the worst case for packing
+SHOWN = [("prompt_tuning", size, 16, m, 32) for size in SIZES for m in (20, 100)]  # of README.md
 QUICK = [("15M", 16, 20, 32), ("15M", 1, 20, 32)]
 Step = Callable[[], tuple[float, Tensor]]
 
@@ -251,36 +251,71 @@ def line(cell: dict[str, Any]) -> str:
     return f"{head}  {ours[0]:<18} {ours[1]:<18} {operations:<16} {saved}"
 
 
-def save(table: list[dict[str, Any]], rounds: int) -> None:
-    """Write the cells that were measured, with machine and versions."""
+def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells cells apart, in the order of the tables: short before long, small before large."""
+    return row["method"] != "prompt_tuning", list(SIZES).index(row["size"]), -row["batch"], row["n"], row["m"]
+
+
+def save(row: dict[str, Any], rounds: int) -> None:
+    """Write a cell, with how it was measured; the others stay."""
     facts = {
-        "command": shlex.join(["python", "benchmarks/train.py", *sys.argv[1:]]),
+        "rounds": rounds,
         "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}, 1 thread",
         "versions": {"torch": torch.__version__, "transformers": tf.__version__, "peft": peft.__version__},
-        "models": {name: {"family": "llama", **sizes} for name, sizes in SIZES.items()},
-        "rounds": rounds,
-        "rows": table,
     }
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = [other for other in before if place(other) != place(row)] + [row | facts]
+    models = {name: {"family": "llama", **sizes} for name, sizes in SIZES.items()}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"models": models, "rows": sorted(rows, key=place)}, indent=1) + "\n")
 
 
-def page() -> str:
-    """What results/train.json holds as a Markdown table."""
-    facts = json.loads(RESULTS.read_text())
+def measured() -> list[dict[str, Any]]:
+    return json.loads(RESULTS.read_text())["rows"]  # type: ignore[no-any-return]
+
+
+def times(ours: dict[str, Any]) -> str:
+    return f"{ours['ratio']:.2f} ({ours['range'][0]:.2f}-{ours['range'][1]:.2f})"
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """How the rows of a table were measured."""
+    first = rows[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    return f"{first['machine']}; {versions}; medians of {min(row['rounds'] for row in rows)} rounds or more."
+
+
+def brief() -> str:
+    """The cells that README.md shows."""
+    rows = [row for row in measured() if (row["method"], row["size"], row["batch"], row["m"], row["n"]) in SHOWN]
     lines = [
         "| method | model | batch | tokens of a text | vectors | PEFT, CPU s a step | ours, CPU s | times as fast "
         "| kept for backward, of PEFT's |",
         f"|{' --- |' * 9}",
     ]
-    for row in facts["rows"]:
+    for row in rows:
         ours, theirs = row["packed"], row["peft"]
         cells = [row["method"], row["size"], row["batch"], row["n"], row["m"], theirs["seconds"], ours["seconds"]]
-        cells += [f"**{ours['ratio']:.2f}** ({ours['range'][0]:.2f}-{ours['range'][1]:.2f})"]
-        cells += [f"{ours['saved_mib'] / theirs['saved_mib']:.2f}"]
+        cells += [f"**{times(ours)}**", f"{ours['saved_mib'] / theirs['saved_mib']:.2f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return "\n".join(lines) + f"\n\n`{facts['command']}`; {facts['machine']}; {versions}; {facts['rounds']} rounds."
+    return "\n".join(lines) + f"\n\n`python benchmarks/train.py --save`, then `--page`; {told(rows)}"
+
+
+def whole() -> str:
+    """All cells, for docs/performance.md."""
+    lines = [
+        "| method | model | B | n | m | PEFT, CPU s | PEFT / plain | PEFT / packed | saved MiB: PEFT / plain / packed "
+        "| operations / least |",
+        f"|{' --- |' * 10}",
+    ]
+    ways = ("peft", "plain", "packed")
+    for row in measured():
+        cells = [row["method"], row["size"], row["batch"], row["n"], row["m"], f"{row['peft']['seconds']:.3f}"]
+        cells += [times(row["plain"]), f"**{times(row['packed'])}**"]
+        cells += [" / ".join(f"{row[way]['saved_mib']:.0f}" for way in ways)]
+        cells += [" / ".join(f"{row[way]['operations_over_least']:.2f}" for way in ways)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + f"\n\n{told(measured())}"
 
 
 def main() -> None:
@@ -289,11 +324,12 @@ def main() -> None:
     arguments.add_argument("--quick", action="store_true", help="two cells instead of the grid")
     arguments.add_argument("--cell", action="append", default=[], metavar="SIZE,BATCH,M,N", help="this cell alone")
     arguments.add_argument("--method", choices=["prompt_tuning", "prefix"], help="this method alone")
-    arguments.add_argument("--save", action="store_true", help="write benchmarks/results/train.json")
-    arguments.add_argument("--page", action="store_true", help="only write the table of README.md from that file")
+    arguments.add_argument("--save", action="store_true", help="write each cell to benchmarks/results/train.json")
+    arguments.add_argument("--page", action="store_true", help="only write the tables of the pages from that file")
     chosen = arguments.parse_args()
     if chosen.page:
-        put(ROOT / "README.md", "training benchmark", page())
+        put(ROOT / "README.md", "training benchmark", brief())
+        put(ROOT / "docs" / "performance.md", "training benchmark", whole())
         return
     torch.set_num_threads(1)
     random.seed(0)
@@ -303,13 +339,12 @@ def main() -> None:
     print(
         f"{'method':<13} size   B    n    m   PEFT s  PEFT / plain       PEFT / packed      operations/least saved MiB"
     )
-    table = []
     for method in [chosen.method] if chosen.method else ["prompt_tuning", "prefix"]:
         for size, count, length, mean in cells:
-            table.append(compare(method, size, count, length, mean, chosen.rounds))
-            print(line(table[-1]), flush=True)
+            made = compare(method, size, count, length, mean, chosen.rounds)
+            print(line(made), flush=True)
             if chosen.save:
-                save(table, chosen.rounds)  # after every cell: a grid takes an hour, and may be stopped
+                save(made, chosen.rounds)  # after every cell: a grid takes an hour, and may be stopped
 
 
 if __name__ == "__main__":

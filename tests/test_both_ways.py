@@ -64,7 +64,7 @@ FITTING = [(family, name) for family in ENCODERS for name in ("prompt_tuning", "
 
 @pytest.mark.parametrize(("family", "name"), FITTING)
 def test_loss_and_gradient_are_those_of_padded_rows(family: str, name: str) -> None:
-    agree(backbone(family), untrained(name, backbone(family)), 3e-6)
+    agree(backbone(family), untrained(name, backbone(family)), 2e-6)
 
 
 EXACT = [("bert", "prefix", 1e-12), ("roberta", "prompt_tuning", 1e-12)]
@@ -131,7 +131,7 @@ def test_a_last_layer_at_labels_alone_gives_the_same_gradient_with_fewer_operati
     for frozen.trims in (True, False):
         counted.append(operations(lambda: found.append(graded(frozen, batch, method, packs=True))))
     assert gap(found[0][0], found[1][0]) <= 2e-6
-    assert gap(found[0][1], found[1][1]) <= 3e-6
+    assert gap(found[0][1], found[1][1]) <= 2e-6
     assert counted[0] == counted[1] if whole else counted[0] < 0.9 * counted[1]
 
 
@@ -229,7 +229,7 @@ def test_a_front_is_run_once_and_shared_where_rows_cannot_stand_in_one(family: s
         loss = head.loss(output, batch)
         found.append((loss.detach(), torch.autograd.grad(loss, method.parameters(), retain_graph=True)[0]))
     assert gap(found[0][0], found[1][0]) <= 2e-6
-    assert gap(found[0][1], found[1][1]) <= 3e-6
+    assert gap(found[0][1], found[1][1]) <= 2e-6
     hidden, plain = frozen.behind(shared, given, None).hidden, frozen(batch, given).hidden
     assert hidden is not None
     assert plain is not None
