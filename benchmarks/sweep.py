@@ -4,7 +4,7 @@
 
 Every prompt has its own texts, start and AdamW, whose step is part of the time; all have one backbone. CPU time, the
 three taking turns in random order, medians, and ratios within a round. Loss and gradient of every prompt must agree
-with PEFT's before anything is timed. `--save` writes benchmarks/results/sweep.json.
+with PEFT's before anything is timed. `--save` writes benchmarks/results/sweep.json, for two threads sweep_threads_2.json.
 """
 
 import argparse
@@ -177,7 +177,8 @@ def save(table: list[dict[str, Any]], rounds: int, threads: int) -> None:
         "rounds": rounds,
         "rows": table,
     }
-    path = Path(__file__).parent / "results" / "sweep.json"
+    name = "sweep.json" if threads == 1 else f"sweep_threads_{threads}.json"
+    path = Path(__file__).parent / "results" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -188,7 +189,7 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--quick", action="store_true", help="two cells instead of the grid")
     arguments.add_argument("--method", choices=["prompt_tuning", "prefix"], help="this method alone")
-    arguments.add_argument("--save", action="store_true", help="write benchmarks/results/sweep.json")
+    arguments.add_argument("--save", action="store_true", help="write the file of benchmarks/results")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
     random.seed(0)
