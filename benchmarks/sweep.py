@@ -4,7 +4,7 @@
 
 Every prompt has its own texts, start and AdamW, whose step is part of the time; all have one backbone. CPU time, the
 three taking turns in random order, medians, and ratios within a round. Loss and gradient of every prompt must agree
-with PEFT's before anything is timed. `--save` writes benchmarks/results/sweep.json, for two threads sweep_threads_2.json.
+with PEFT's before anything is timed. `--save` writes benchmarks/results/sweep.json (two threads: sweep_threads_2.json).
 """
 
 import argparse
