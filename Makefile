@@ -26,7 +26,7 @@ types: $(VENV)/.installed
 test: lint types
 	$(BIN)/pytest
 
-# Several processes: two ranks of one run, and a local Ray cluster that loses a worker. Part of `make test`.
+# Several processes: two ranks of one run, a Ray cluster that loses a worker, a server that does. Part of `make test`.
 test-cluster: $(VENV)/.installed
 	$(BIN)/pytest -n 0 tests/cluster
 

@@ -36,6 +36,9 @@ def around(facts: dict[str, Any]) -> str:
     for row in facts.get("http", []):
         cells = [row["size"], row["m"], *(row["cpu ms of a request"][way] for way in ("engine", "http"))]
         lines.append(f"| CPU ms of a request, client included | {' | '.join(map(str, cells))} |")
+        shares = ("cpu ms of the client alone", "cpu ms that HTTP adds on the server")
+        if all(share in row for share in shares):  # older figures have them as one
+            lines += [f"| {share} | {row['size']} | {row['m']} |  | {row[share]} |" for share in shares]
     return "\n".join(lines)
 
 

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from softprompt.adapter import WEIGHTS
 from softprompt.backbones import Backbone, wrap
-from softprompt.container import write_foreign
 from softprompt.errors import RecipeError, TrainingError
+from softprompt.joint import add_lora, alone, save_lora
 from softprompt.methods import Group
 from softprompt.optim import make_optimizer
 from softprompt.plan import Plan, build
 from softprompt.prompt import Bare, Prompt, without_prompt
+from softprompt.recipe import LoraSection
 from softprompt.run import Event, Run, restore
 from softprompt.training import step
 
@@ -39,6 +39,7 @@ RATES: dict[Kind, tuple[float, ...]] = {
     "head": (1e-3, 1e-2, 6e-2),
 }
 RANK = 8  # of LoRA, in every linear layer: Dettmers et al. 2023, arXiv:2305.14314, found that all layers matter most
+LORA = LoraSection(rank=RANK)
 SHARED_HEAD = 1e-3  # absolute rate of a trained head beside other weights
 
 
@@ -128,7 +129,7 @@ def fine_tune(
         if best is None or key > best[0]:
             best = key, made
             if save is not None:
-                save_lora(prompt, Path(save))
+                save_lora(prompt.backbone.model, Path(save))
     if best is None:
         raise failure
     return replace(best[1], tried=tried)
@@ -177,30 +178,10 @@ def with_rate(plan: Plan, prompt: Prompt, kind: Kind, rate: float) -> Plan:
 
 def make(plan: Plan, backbone: Backbone, kind: Kind) -> Prompt:
     """The untrained comparator: the head and the rows of the plan's prompt over weights that can be trained."""
-    bare = without_prompt(build(plan, backbone))
+    bare = without_prompt(build(alone(plan), backbone))
     if kind == "head":
         return Prompt(backbone, Weights([]), bare.head, bare.template, bare.task)
     own = wrap(copy.deepcopy(backbone.model).float(), backbone.tokenizer, backbone.name)
     torch.manual_seed(plan.recipe.train.seed)
-    weights = add_lora(own) if kind == "lora" else list(own.model.requires_grad_(True).parameters())
+    weights = add_lora(own, LORA) if kind == "lora" else list(own.model.requires_grad_(True).parameters())
     return Prompt(own, Weights(weights), bare.head, bare.template, bare.task)
-
-
-def add_lora(backbone: Backbone) -> list[nn.Parameter]:
-    """LoRA in every linear layer but the output, by PEFT's own code; its matrices, of which B begins at zero."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"), backbone.model)
-    backbone.model.to(backbone.device)
-    return [weight for weight in backbone.model.parameters() if weight.requires_grad]
-
-
-def save_lora(prompt: Prompt, folder: Path) -> None:
-    """The LoRA of a comparator as the two files of PEFT, which `backbone.adapter` and PEFT itself can load."""
-    from peft import get_peft_model_state_dict
-
-    model = prompt.backbone.model
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"base_model.model.{name}": weight for name, weight in get_peft_model_state_dict(model).items()}
-    write_foreign(folder / WEIGHTS, tensors)
-    model.peft_config["default"].save_pretrained(str(folder))

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from softprompt.core import Row
 from softprompt.engine import parted
 from softprompt.heads import LanguageModel, Verbalizer
+from softprompt.joint import with_lora
 from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.run import Event, Listener, Log, restore, snapshot
@@ -79,13 +81,14 @@ def announce(prompt: Prompt, plan: Plan, rows: list[Row], step: int, log: Log | 
 
 def rehearse(recipe: Any, listen: Listener) -> None:
     """The cost of a recipe, without training: `listen` gets the events "plan" and "cost", and nothing is written."""
-    from softprompt.plan import build, make_plan
+    from softprompt.joint import build
+    from softprompt.plan import make_plan
     from softprompt.training import open_backbone, prepared, set_threads  # which imports this module
 
     backbone = open_backbone(recipe)
     set_threads(recipe)
     plan = make_plan(recipe, backbone)
-    prompt = build(plan, backbone)
+    prompt = build(plan, backbone, listen)
     listen({"event": "plan", "plan": plan, "prompt": prompt})
     announce(prompt, plan, prepared(prompt, plan, listen)[0], 0, None, listen)
 
@@ -96,7 +99,7 @@ class Model:
     def __init__(self, prompt: Prompt, plan: Plan, rows: list[Row]) -> None:
         self.prompt, self.plan, self.settings = prompt, plan, plan.recipe.train
         self.batches = list(epoch(plan, rows))
-        backbone: Any = prompt.backbone
+        backbone: Any = prompt.alone.backbone
         batch = prompt.batch(self.batches[0])
         with torch.no_grad():
             injection = prompt.inject(batch)
@@ -106,10 +109,13 @@ class Model:
         self.trims = getattr(backbone, "trims", False) and prompt.head.reads == "logits" and not self.windowed(backbone)
         self.size = 2 if mixed else backbone.dtype.itemsize
         reads, config = prompt.head.reads == "logits", backbone.model.config.get_text_config()
-        parts = [backbone.trunk if backbone.spec.kind == "vision" else backbone.stack()]
-        parts += [backbone.model.get_decoder()] if backbone.spec.kind == "seq2seq" and reads else []
-        self.stacks = [read_stack(part, config, self.size) for part in parts]
+        parts, own = stacks(backbone, decoder=reads), stacks(prompt.backbone, decoder=reads)
+        self.trained = [sum(weight.numel() for weight in part.parameters() if weight.requires_grad) for part in own]
+        both = zip(parts, own, strict=True)
+        self.stacks = [with_lora(read_stack(part, config, self.size), mine) for part, mine in both]
         self.reaches = reaches(injection, self.stacks)
+        if any(self.trained):  # a LoRA, and as a rule in every layer
+            self.reaches = [(1.0, tokens) for _, tokens in self.reaches]
         below = rows[0].below
         self.known = below.layer / self.stacks[0].layers if below else 0.0
         inside = {id(module) for part in parts for module in part.modules()}
@@ -178,11 +184,11 @@ class Model:
         """
         operations = 4.0 * self.speaking * logits
         kept = self.copied + (4.0 * self.vocabulary * logits if self.remembers else 0.0)
-        for stack, load, (share, tokens) in zip(self.stacks, loads, self.reaches, strict=True):
+        for stack, trained, load, (share, tokens) in zip(self.stacks, self.trained, loads, self.reaches, strict=True):
             again = share if self.settings.checkpointing else 0.0
             linear = stack.linear * load.tokens + stack.attentions * stack.hidden * stack.narrow * spare(load)
             entry = 0 if tokens or not share else stack.entry * load.tokens  # no gradient goes back through these
-            operations += 2 * (linear * (1 - known + share + again) - entry)
+            operations += 2 * (linear * (1 - known + share + again) - entry + trained * load.tokens)
             operations += 4 * stack.wide * stack.layers * load.pairs * (1 - known + FLASH * share + again)
             kept += share * keeps(stack, load, self.size, packed=packed, again=self.settings.checkpointing)
             if packed and self.trims and 2 * logits <= load.tokens:
@@ -220,6 +226,12 @@ class Model:
         self.prompt.train(was_training)
         restore(self.prompt, before)
         return spent
+
+
+def stacks(backbone: Any, *, decoder: bool) -> list[nn.Module]:
+    """The stacks of layers that a batch runs through, the decoder of an encoder-decoder where it is asked for."""
+    parts: list[nn.Module] = [backbone.trunk if backbone.spec.kind == "vision" else backbone.stack()]
+    return parts + ([backbone.model.get_decoder()] if backbone.spec.kind == "seq2seq" and decoder else [])
 
 
 def epoch(plan: Plan, rows: list[Row]) -> Iterator[list[Row]]:

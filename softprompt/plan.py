@@ -219,8 +219,14 @@ def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]
 
 
 def build(plan: Plan, backbone: Backbone) -> Prompt:
-    """The untrained prompt of a plan. The same plan and backbone give the same bits."""
+    """The untrained prompt of a plan. The same plan and backbone give the same bits.
+
+    Raises `RecipeError` SP-E830 for a LoRA beside it, which `softprompt.joint.build` builds.
+    """
     recipe = plan.recipe
+    if recipe.lora.rank:
+        found, do = f"lora.rank={recipe.lora.rank}, a LoRA that trains together with the prompt", "leave lora out here"
+        raise RecipeError("SP-E830", found, "`softprompt train` or `resume`, which alone train both", do)
     torch.manual_seed(recipe.train.seed)
     kind = find(recipe.method.name)
     slots, length = kind.stands_in_text(recipe.method.options), recipe.method.length

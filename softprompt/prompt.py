@@ -16,7 +16,7 @@ from softprompt.data import TaskKind
 from softprompt.errors import DataError, near
 from softprompt.heads import Classifier, Head, LanguageModel, Regressor, Tagger, Verbalizer, columns
 from softprompt.lessons import lesson_loss, with_lesson
-from softprompt.methods import Method
+from softprompt.methods import Group, Method
 from softprompt.template import Template
 
 
@@ -53,6 +53,15 @@ class Prompt(nn.Module):
         self.fewest = 2  # rows of a batch that runs as one row: one has nothing to share, unless others stand beside it
 
     backbone: Backbone
+
+    @property
+    def alone(self) -> "Prompt":
+        """The same prompt on the frozen backbone, without what may be trained beside it (`softprompt.joint`)."""
+        return self
+
+    def groups(self) -> list[Group]:
+        """What is trained, by learning rate; the head has a rate of its own."""
+        return self.method.groups()
 
     def row(self, example: Example, *, labelled: bool = True) -> Row:
         """One encoded example; without `labelled`, the label is not looked at.
@@ -287,7 +296,7 @@ class Bare(Method):
 
 def without_prompt(prompt: Prompt) -> Prompt:
     """The same question to the bare backbone: the template without its slots, nothing injected."""
-    return Prompt(prompt.backbone, Bare(), prompt.head.bare(), prompt.template.without_soft(), prompt.task)
+    return Prompt(prompt.alone.backbone, Bare(), prompt.head.bare(), prompt.template.without_soft(), prompt.task)
 
 
 def by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:

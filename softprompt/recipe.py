@@ -3,10 +3,10 @@
 import difflib
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from softprompt.data import TaskKind
 from softprompt.errors import RecipeError
@@ -128,6 +128,22 @@ class OptimSection(Section):
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient, in the units of the rates")
 
 
+class LoraSection(Section):
+    """A LoRA of the backbone that is trained together with the prompt; there is none where the rank is 0."""
+
+    rank: int = Field(0, ge=0, le=10_000)
+    alpha: float | None = Field(None, gt=0, description="its scale is alpha / rank; twice the rank if not given")
+    targets: tuple[str, ...] = Field((), description="linear layers, such as q_proj; all but the output if empty")
+    lr: float = Field(1e-3, gt=0, description="absolute: weights, unlike embeddings, are of about the same size")
+
+    @model_validator(mode="after")
+    def of_a_rank(self) -> Self:
+        """Refuse settings of a LoRA that is not there."""
+        if not self.rank and self.model_dump(exclude_defaults=True):
+            raise ValueError("lora.rank beside them, such as 8")
+        return self
+
+
 class TrainSection(Section):
     """The loop."""
 
@@ -164,6 +180,7 @@ class TrainSection(Section):
         return folder
 
 
+ADAPTER = "lora"  # where a run keeps the LoRA that it trained
 PATHS = (
     ("backbone", "name"),
     ("backbone", "adapter"),
@@ -185,6 +202,7 @@ class Recipe(Section):
     method: MethodSection = MethodSection()
     init: InitSection = InitSection()
     optim: OptimSection = OptimSection()
+    lora: LoraSection = LoraSection()
     train: TrainSection = TrainSection()
 
     def shared(self) -> dict[str, Any]:
@@ -194,7 +212,13 @@ class Recipe(Section):
             path = values.get(section, {}).get(key)
             if path:
                 values[section][key] = bare_name(path) if isinstance(path, str) else [bare_name(p) for p in path]
+        if self.lora.rank:  # the prompt is bound to the backbone with it
+            values["backbone"] = values.get("backbone", {}) | {"adapter": ADAPTER}
         return values
+
+    def under(self, run: Path) -> BackboneSection:
+        """The backbone that the prompt of a run stands on: with the LoRA, where one was trained beside it."""
+        return self.backbone.model_copy(update={"adapter": str(run / ADAPTER)}) if self.lora.rank else self.backbone
 
     def rooted(self) -> "Recipe":
         """The same recipe with absolute paths, which means the same from every folder."""

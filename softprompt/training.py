@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt import checkpoint, ranks
+from softprompt import checkpoint, joint, ranks
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, load_backbone
 from softprompt.checkpoint import State
@@ -28,7 +28,7 @@ from softprompt.files import sweep, write_atomically
 from softprompt.frozen import remember
 from softprompt.methods import check_options, find
 from softprompt.optim import clip, factor, make_optimizer
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe, load_recipe
 from softprompt.run import Event, Listener, Log, Run, Stopped, restore, snapshot, stopping
@@ -130,7 +130,7 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
     sweep(place)  # what a killed process was writing
     sweep(place / "states")
     listen = tracker(plan.recipe, place, listen)
-    prompt = build(plan, backbone)
+    prompt = joint.build(plan, backbone, listen)
     if plan.recipe.train.compare:
         from softprompt.comparators import check  # which takes its steps from here
 
@@ -152,7 +152,10 @@ def deliver(
     listen: Listener,
 ) -> Result:
     """Score a trained prompt and write what its run leaves: prompt.safetensors and report.json."""
-    report = evaluate(prompt, plan, untrained=untrained, history=history, listen=listen)
+    if isinstance(prompt, joint.Joint):
+        prompt, report = joint.finish(prompt, plan, place, untrained, history, listen)
+    else:
+        report = evaluate(prompt, plan, untrained=untrained, history=history, listen=listen)
     report = replace(report, seconds=time.monotonic() - began)
     path = place / "prompt.safetensors"
     facts = {name: value for name, value in report.as_dict().items() if "seconds" not in name}  # the same bits
@@ -213,8 +216,8 @@ def prepared(prompt: Prompt, plan: Plan, listen: Listener) -> tuple[list[Row], t
     settings = plan.recipe.train
     rows = [prompt.row(example) for example in plan.train]
     warn_cut(rows, listen)
-    guard(prompt, plan, rows, listen)
-    optimizer, rates = make_optimizer(plan.recipe.optim, prompt.method.groups(), prompt.head)
+    guard(prompt.alone, plan, rows, listen)
+    optimizer, rates = make_optimizer(plan.recipe.optim, prompt.groups(), prompt.head)
     prompt.backbone.recompute(settings.checkpointing)
     first = order(len(rows), settings.batch_size * settings.accumulate, settings.seed, 0)[: settings.batch_size]
     choose(prompt, [rows[i] for i in first], settings.engine, listen)  # before the state: the choice is not part of it

@@ -94,7 +94,7 @@ def test_the_halves_of_the_server_meet_in_their_contract_only(half: str, other: 
         ("uvicorn", {"serve"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
-        ("peft", {"comparators", "backbones"}),
+        ("peft", {"joint", "backbones"}),
         ("datasets", {"data"}),
         ("pyarrow", {"data"}),
         ("PIL", {"images"}),
@@ -102,6 +102,7 @@ def test_the_halves_of_the_server_meet_in_their_contract_only(half: str, other: 
         ("openai", {"llm", "demo"}),
         ("gepa", {"llm"}),
         ("fsspec", {"store"}),
+        ("ray", {"sweep", "serve"}),
     ],
 )
 def test_a_library_is_imported_only_at_home(library: str, homes: set[str] | None) -> None:

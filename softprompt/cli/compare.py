@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softprompt.cli.options import AsJson, Model
+from softprompt.cli.options import Address, AsJson, Model, On, workers
 from softprompt.cli.output import document, duration, next_steps, say, table
 from softprompt.cli.progress import resumable
 from softprompt.cli.summary import number
@@ -42,6 +42,8 @@ def compare(
     ] = None,
     run: Annotated[str | None, typer.Option(help="Folder of the comparison.  [default: runs/DATA-compare]")] = None,
     at_once: Annotated[int, typer.Option(min=1, help="Most prompts in one pass; fewer need less memory.")] = 8,
+    on: On = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare methods under one protocol; write a report."""
@@ -67,9 +69,12 @@ def compare(
     place = Path(run) if run else Path("runs") / f"{'-'.join(tasks)[:60]}-compare"
     options = {"methods": methods, "seeds": seeds, "trials": trials, "sizes": sizes, "selection": selection}
     options |= {"seed": seed, "model": model, "at-once": at_once}
+    options |= {"on": on and on.value, "address": address}
     given = [("--over", text) for text in protocol.over] + [("--set", text) for text in settings or []]
     given += [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
-    follow(protocol, place, ["softprompt", "compare", *data, *(part for pair in given for part in pair)], as_json)
+    command = ["softprompt", "compare", *data, *(part for pair in given for part in pair)]
+    with workers(on, address):
+        follow(protocol, place, command, as_json)
 
 
 def parts(text: str) -> list[str]:

@@ -9,23 +9,34 @@ from softprompt.cli.options import AsJson, Model, PromptFile
 from softprompt.cli.output import document, next_steps, note, say
 from softprompt.errors import RecipeError, near
 
-FORMATS = ["peft"]
+FORMATS = ["peft", "vllm"]
 
 
 def export(
     prompt: PromptFile,
-    folder: Annotated[str, typer.Argument(help="Folder to write the adapter into.", metavar="DIR")],
-    to: Annotated[str, typer.Option(help="peft: a Hugging Face PEFT adapter.")] = "peft",
+    folder: Annotated[str, typer.Argument(help="Folder to write into.", metavar="DIR")],
+    to: Annotated[
+        str, typer.Option(help="peft: a Hugging Face PEFT adapter; vllm: prompt embeddings, and how to use them.")
+    ] = "peft",
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a prompt as an adapter of another library."""
+    """Write a prompt as another library reads it."""
     if to not in FORMATS:
         raise RecipeError("SP-E258", f"--to {to!r}{near(to, FORMATS)}", f"one of {', '.join(FORMATS)}", "use --to peft")
     from softprompt.cli.load import load, open_model
+    from softprompt.embeds import export_embeds
     from softprompt.peft import export_peft
 
     artifact = load(prompt)
+    if to == "vllm":
+        export_embeds(artifact, folder, open_model(artifact, model))
+        if as_json:
+            document({"prompt": prompt, "format": to, "folder": folder, "notes": []})
+            return
+        say(f"{folder}: {artifact.card.method.length} vectors for {artifact.card.backbone.name}")
+        next_steps(f"{folder}/README.md says how vLLM takes them")
+        return
     notes = export_peft(artifact, folder, open_model(artifact, model) if model else None)
     for text in notes:
         note(text)

@@ -76,10 +76,10 @@ def named(artifact: Artifact) -> str:
 
 
 def ran(artifact: Artifact) -> BackboneSection | None:
-    """The backbone of the run whose folder a prompt stands in; None elsewhere."""
+    """The backbone under the prompt of the run whose folder it stands in; None elsewhere."""
     run = Path(artifact.where).parent
     if (run / "run.json").is_file() and (run / "recipe.yaml").is_file():
-        return load_recipe(run / "recipe.yaml").backbone
+        return load_recipe(run / "recipe.yaml").under(run)
     return None
 
 

@@ -3,17 +3,22 @@
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softprompt.cli.options import AsJson, Model
+from softprompt.cli.options import Address, AsJson, Model, Where
 from softprompt.cli.output import document, next_steps, note, say
 from softprompt.errors import RecipeError
 
 if TYPE_CHECKING:
+    from softprompt.artifact import Artifact
     from softprompt.backbones import Backbone
+    from softprompt.serve.http.guard import Limits
+    from softprompt.serve.http.service import Service
     from softprompt.serve.http.shelf import Shelf
     from softprompt.serve.launch import Opened
 
@@ -40,6 +45,12 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds of one request.")] = 300.0,
     drain: Annotated[float, typer.Option(min=0, help="Seconds to finish requests when told to stop.")] = 30.0,
     watch: Annotated[float, typer.Option(min=0, help="Look for new prompts every so many seconds; 0: never.")] = 2.0,
+    on: Annotated[Where | None, typer.Option("--on", help="Run the backbone on the workers of a Ray cluster.")] = None,
+    address: Address = None,
+    replicas: Annotated[
+        str | None, typer.Option(help="With --on: 2, or 1-4 by the length of the queue.  [default: 1]", metavar="N|N-M")
+    ] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="With --on: cores of a replica.  [default: 1]")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve prompts over HTTP, in OpenAI's API, with a page."""
@@ -54,15 +65,64 @@ def serve(
     door = launch.Door(host, port, keys, admin_port, os.environ.get(TOKEN, ""))
     launch.check_door(door)
     shelf = opened_shelf(store, prompts or [])
-    backbone = backbone_for(shelf, model)
     limits = Limits(request_seconds=timeout, drain_seconds=drain)
-    engine, service = launch.open_engine(shelf, backbone, limits, rows=rows, waiting=queue)
-    for (name, _), (_, code) in service.catalog.refused.items():
-        note(f"{name} is not served: {code}; softprompt show says more", style="yellow")
-    try:
+    if on is None:
+        if address is not None or replicas is not None or cores is not None:
+            found = "--address, --replicas or --cores without --on"
+            raise RecipeError("SP-E252", found, "--on ray beside them", "add --on ray")
+        opening = here(shelf, model, limits, rows=rows, waiting=queue)
+    else:
+        sizes = {"cores": cores or 1, "rows": rows, "waiting": queue}
+        opening = on_cluster(shelf, model, limits, address, range_of(replicas or "1"), sizes)
+    with opening as service:
+        for (name, _), (_, code) in service.catalog.refused.items():
+            note(f"{name} is not served: {code}; softprompt show says more", style="yellow")
         launch.run(service, door, lambda opened: announce(opened, as_json=as_json), watch=watch)
+
+
+@contextmanager
+def here(shelf: "Shelf", model: str | None, limits: "Limits", *, rows: int, waiting: int) -> "Iterator[Service]":
+    """The service over an engine of this process."""
+    from softprompt.serve import launch
+
+    backbone = backbone_for(shelf, model)
+    engine, service = launch.open_engine(shelf, backbone, limits, rows=rows, waiting=waiting)
+    try:
+        yield service
     finally:
         engine.close(drain=False)
+
+
+@contextmanager
+def on_cluster(
+    shelf: "Shelf",
+    model: str | None,
+    limits: "Limits",
+    address: str | None,
+    replicas: tuple[int, int],
+    sizes: dict[str, int],
+) -> "Iterator[Service]":
+    """The service over replicas; raises `RecipeError` SP-E822 without Ray, SP-E835 without Ray Serve."""
+    from softprompt.sweep.workers import imported
+
+    imported()
+    try:
+        from softprompt.serve.cluster.deployed import deployed, service_over
+        from softprompt.serve.cluster.replica import Places
+    except ImportError as error:
+        do = "pip install 'softprompt[ray]', or leave out --on"
+        raise RecipeError("SP-E835", "a ray package without Serve", "Ray Serve, for --on ray", do) from error
+    wanted = backbone_named(shelf, model)
+    with deployed(wanted, Places(*replicas, **sizes), address) as engine:
+        yield service_over(engine, shelf, wanted["name"], limits)
+
+
+def range_of(text: str) -> tuple[int, int]:
+    """The fewest and the most replicas of `2` or `1-4`; raises `RecipeError` SP-E836 for anything else."""
+    low, dash, high = text.partition("-")
+    if not (low.isdecimal() and (high.isdecimal() or not dash)) or not 1 <= int(low) <= int(high or low):
+        raise RecipeError("SP-E836", f"--replicas {text[:40]!r}", "a number, or two as in 1-4", "write --replicas 2")
+    return int(low), int(high or low)
 
 
 def opened_shelf(store: str | None, prompts: list[str]) -> "Shelf":
@@ -82,16 +142,44 @@ def backbone_for(shelf: "Shelf", model: str | None) -> "Backbone":
     from softprompt.backbones import load_backbone
     from softprompt.cli.load import open_model
 
+    artifact, name = first_of(shelf, model)
+    return load_backbone(name) if artifact is None else open_model(artifact, model)
+
+
+def backbone_named(shelf: "Shelf", model: str | None) -> dict[str, Any]:
+    """The same backbone, as arguments of `load_backbone` that mean the same on another machine with the same disk."""
+    from softprompt.cli.load import named, ran, told
+
+    artifact, name = first_of(shelf, model)
+    if artifact is None:
+        return {"name": placed(name)}
+    run = ran(artifact)
+    adapter = run.adapter if run else told(artifact, "backbone", "adapter")
+    return {
+        "name": placed(model or named(artifact)),
+        "dtype": artifact.card.backbone.dtype,
+        "adapter": placed(adapter) if adapter else None,
+        "quantize": told(artifact, "backbone", "quantize") or "none",
+    }
+
+
+def placed(name: str) -> str:
+    """A folder of this machine by its whole path; other names as they are."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
+
+
+def first_of(shelf: "Shelf", model: str | None) -> "tuple[Artifact | None, str]":
+    """The first prompt, and the model that was given; raises SP-E772 where there is neither."""
     first = next(((name, listed.newest) for name, listed in shelf.listing().items()), None)
     if first is not None:
-        return open_model(shelf.load(*first), model)
+        return shelf.load(*first), model or ""
     if model is None:
         found, do = (
             "nothing to serve",
             "softprompt store publish RUN NAME, or --prompts FILE, or --model M to wait for one",
         )
         raise RecipeError("SP-E772", found, "a store with a prompt, or files", do)
-    return load_backbone(model)
+    return None, model
 
 
 def announce(opened: "Opened", *, as_json: bool) -> None:

@@ -161,6 +161,8 @@ def new_folder(recipe: "Recipe") -> Path:
 
 def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -> None:
     """Run to the end and print what came of it; a run that is told to stop says how to go on."""
+    from softprompt.recipe import ADAPTER
+
     began = time.monotonic()
     with Progress(f"run: {folder}") as progress:
         again = shlex.join(["softprompt", "resume", str(folder)])
@@ -172,10 +174,13 @@ def follow(start: "Callable[[Listener], Result]", folder: Path, as_json: bool) -
     if as_json:
         facts = {"run": str(folder), "prompt": path, "bytes": count, "seconds": round(seconds, 1)}
         facts["cost"] = progress.cost
+        facts |= {"adapter": str(folder / ADAPTER)} if recipe.lora.rank else {}
         document(report | facts | {"recipe": recipe.model_dump(mode="json")})
         return
     summary.scores(report, f"test, {len(progress.plan.test)} examples")
     say(f"trained {report['parameters']:,} numbers in {duration(seconds)}; {path}, {size(count)}")
+    if recipe.lora.rank:
+        say(f"{folder / ADAPTER}: the LoRA, as an adapter of PEFT; the prompt is bound to it, so keep both")
     for name, made in report.get("comparators", {}).items():
         took = duration(report["seconds_of_comparators"][name])
         say(f"{name}: {made['parameters']:,} numbers in {took}, rate {made['lr']:g} chosen on dev")

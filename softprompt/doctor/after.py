@@ -13,16 +13,15 @@ from typing import Any
 
 import torch
 
-from softprompt import checkpoint
+from softprompt import checkpoint, joint
 from softprompt.artifact import Artifact, Card
-from softprompt.backbones import Backbone
+from softprompt.backbones import Backbone, load_backbone
 from softprompt.core import Example
 from softprompt.doctor import answers, before
 from softprompt.doctor.findings import DEEP, LOWER, Finding, of_error, ranked
 from softprompt.doctor.trace import Trace, mean, read
 from softprompt.errors import SoftpromptError
 from softprompt.metrics import find_metric
-from softprompt.plan import build
 from softprompt.prompt import Prompt
 from softprompt.run import restore, snapshot
 from softprompt.training import reopen
@@ -48,13 +47,14 @@ def examine_run(folder: str | Path, backbone: Backbone | None = None) -> list[Fi
     found = list(signatures(trace))
     try:
         plan, backbone = reopen(place, backbone)
-        prompt = build(plan, backbone)
-        rows = [prompt.row(example) for example in plan.train]
-        found += before.examine(prompt, plan, rows)
-        found += movement(prompt, place, trace)
+        made = joint.build(plan, backbone)
+        rows = [made.row(example) for example in plan.train]
+        found += before.examine(made.alone, plan, rows)
+        found += movement(made, place, trace)
         if trace.report is not None:
-            prompt = Artifact.load(place / "prompt.safetensors").bind(backbone)
-            found += answers.examine(prompt, plan, trace)
+            if made is not made.alone:  # the LoRA beside the prompt is under it now
+                backbone = load_backbone(**plan.recipe.under(place).model_dump())
+            found += answers.examine(Artifact.load(place / "prompt.safetensors").bind(backbone), plan, trace)
     except SoftpromptError as error:
         found.append(of_error(error))
     return ranked(found)

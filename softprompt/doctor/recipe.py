@@ -1,10 +1,11 @@
 """A recipe under the doctor: data read, prompt built, everything looked at, nothing trained."""
 
+from softprompt import joint
 from softprompt.backbones import Backbone
 from softprompt.doctor import before
 from softprompt.doctor.findings import Finding, of_error
 from softprompt.errors import BackboneError, SoftpromptError, Unsupported
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.recipe import Recipe
 from softprompt.training import open_backbone, set_threads
 
@@ -18,7 +19,7 @@ def examine(recipe: Recipe, backbone: Backbone | None = None) -> list[Finding]:
         backbone = backbone or open_backbone(recipe)
         set_threads(recipe)
         plan = make_plan(recipe, backbone)
-        return before.examine(build(plan, backbone), plan)
+        return before.examine(joint.build(plan, backbone).alone, plan)
     except SoftpromptError as error:
         if isinstance(error, BackboneError) and not isinstance(error, Unsupported):
             raise

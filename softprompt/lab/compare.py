@@ -6,7 +6,6 @@ members are ordinary runs), and the report. A comparison that was stopped goes o
 
 import json
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +17,15 @@ from softprompt import __version__
 from softprompt.backbones import Backbone
 from softprompt.errors import TrainingError
 from softprompt.files import write_atomically
-from softprompt.lab.parts import Parts, part_out
-from softprompt.lab.protocol import Protocol, Question, folder_of
-from softprompt.lab.trials import Tried, cpu_seconds, group, repeat, search
+from softprompt.lab.bench import Bench, home
+from softprompt.lab.parts import part_out
+from softprompt.lab.protocol import Protocol, Question
+from softprompt.lab.trials import Tried
 from softprompt.lab.verdict import Numbers, correct, front, judge, tell
-from softprompt.recipe import Recipe
 from softprompt.run import Listener
-from softprompt.sweep import Swept, plain
-from softprompt.training import open_backbone, set_threads
+from softprompt.sweep import plain
+from softprompt.sweep.clock import cpu_seconds
+from softprompt.training import set_threads
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,6 @@ class Compared:
     numbers: Numbers
     seconds: list[Numbers]  # CPU seconds by question and method
     environment: Numbers
-
-
-@dataclass
-class Bench:
-    """The one backbone and the folder of a comparison."""
-
-    protocol: Protocol
-    folder: Path
-    listen: Listener
-    backbone: Backbone | None
-
-    def open(self) -> Backbone:
-        """The backbone, loaded when the first run needs it."""
-        if self.backbone is None:
-            self.backbone = open_backbone(next(iter(self.protocol.tasks.values())))
-        return self.backbone
-
-    def train(self, recipes: Mapping[str, Recipe], place: Path, what: str) -> Swept:
-        """Train a group, or read it."""
-        self.listen({"event": "note", "text": f"{place.relative_to(self.folder)}: {len(recipes)} {what}"})
-        return group(recipes, place, self.open, self.protocol.at_once, self.listen)
 
 
 def compare(
@@ -75,14 +54,16 @@ def compare(
     threads = claim(protocol, place)
     set_threads(next(iter(protocol.tasks.values())))
     torch.set_num_threads(threads)  # sums over other blocks give other last bits
-    bench = Bench(protocol, place, listen, backbone)
     parts = {task: part_out(protocol, task, place / "data" / task) for task in protocol.tasks}
+    bench = Bench(protocol, place, listen, backbone, parts)
+    bench.ahead()
     questions: list[Numbers] = []
     seconds: list[Numbers] = []
     for question in protocol.questions:
         methods, taken = [], []
         for method in protocol.methods:
-            tried, told = answer(bench, question, method, parts[question.task])
+            tried = bench.tried(question, method)
+            told = tell(method, tried, bench.train(bench.repeat(question, method)).entries)
             methods.append(told)
             taken.append(timed(place, question, method, tried, len(told["runs"])))
         questions.append(judge(question, parts[question.task], methods))
@@ -90,23 +71,6 @@ def compare(
     correct(questions)
     numbers = {"protocol": protocol.facts(), "questions": questions}
     return Compared(place, numbers, seconds, environment(place, threads))
-
-
-def answer(bench: Bench, question: Question, method: str, parts: Parts) -> tuple[Tried, Numbers]:
-    """Search and repeat one method on one question."""
-    protocol, name = bench.protocol, home(question, method)
-    tried = search(
-        protocol, question, method, parts, lambda made: bench.train(made, bench.folder / "trials" / name, "trials")
-    )
-    setting = tried.settings[tried.chosen]
-    train = lambda made: bench.train(made, bench.folder / "runs" / name, "seeds")  # noqa: E731
-    entries = repeat(protocol, question, method, setting, parts, train)
-    return tried, tell(method, tried, entries)
-
-
-def home(question: Question, method: str) -> str:
-    """The folder of a method's group, inside `trials` and `runs`."""
-    return f"{question.task}/{question.amount}/{folder_of(method)}"
 
 
 def timed(place: Path, question: Question, method: str, tried: Tried, runs: int) -> Numbers:
@@ -139,14 +103,9 @@ def claim(protocol: Protocol, place: Path) -> int:
         fixed = [key for key in wanted if key not in ("tasks", "methods", "sizes")]
         other = [key for key in fixed if wanted[key] != before["protocol"][key]]
         if other:
-            do = "use another folder, with --run"
-            raise TrainingError(
-                "SP-E514", f"a comparison with other {', '.join(other)}", "this one", do, where=str(place)
-            )
+            raise taken_by(f"a comparison with other {', '.join(other)}", place)
     elif place.exists() and any(place.iterdir()):
-        raise TrainingError(
-            "SP-E514", "other files", "an empty folder, or a comparison", "use another", where=str(place)
-        )
+        raise taken_by("other files", place)
     place.mkdir(parents=True, exist_ok=True)
     facts = {"protocol": wanted, "recipes": plain(protocol.tasks), "threads": threads}
     write_atomically(path, json.dumps(facts, indent=1).encode())

@@ -5,9 +5,8 @@ other methods are compared. A group that is done is read, never run again.
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +18,9 @@ from softprompt.lab.parts import Parts
 from softprompt.lab.protocol import Protocol, Question, entrant
 from softprompt.plan import build, make_plan
 from softprompt.recipe import Recipe
-from softprompt.run import Event, Listener
-from softprompt.sweep import Swept, manifest, plain, train_all
+from softprompt.run import Listener
+from softprompt.sweep import Swept, Unit, lay_out, manifest, plain, train_all
 from softprompt.sweep.results import Entry, ended, results
-
-TIMED = ("step", "pass", "dev")  # events at the end of work that is training
-EVERY = 1.0  # seconds between notes of the clock
-
-
-@dataclass
-class Clock:
-    """A listener that adds up the CPU seconds of training, over every process that worked on a group."""
-
-    path: Path
-    listen: Listener
-    seconds: float = 0.0
-    mark: float = field(default_factory=time.process_time)
-    kept: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        if self.path.exists():
-            self.seconds = json.loads(self.path.read_text())["cpu_seconds"]
-
-    def __call__(self, event: Event) -> None:
-        """Count the time since the last event where it was training, and pass the event on."""
-        now = time.process_time()
-        if event["event"] in TIMED:
-            self.seconds += now - self.mark
-        if event["event"] == "pass" and time.monotonic() - self.kept > EVERY:
-            self.keep()
-        self.listen(event)
-        self.mark = time.process_time()
-
-    def keep(self) -> None:
-        """Write what was counted so far."""
-        write_atomically(self.path, json.dumps({"cpu_seconds": self.seconds}).encode())
-        self.kept = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -71,30 +37,29 @@ class Tried:
         return max(whole, key=lambda i: (self.entries[i].key, -i))
 
 
-def search(
-    protocol: Protocol, question: Question, method: str, parts: Parts, train: Callable[[Mapping[str, Recipe]], Swept]
-) -> Tried:
+@dataclass(frozen=True)
+class Group:
+    """Runs of one method on one question that are trained together: its trials, or its seeds."""
+
+    recipes: dict[str, Recipe]
+    place: Path
+
+
+def trials(protocol: Protocol, question: Question, method: str, parts: Parts) -> dict[str, Recipe]:
     """Random search: every trial at the first seed, on the training examples, judged on the selection split."""
-    seed, settings = protocol.runs[0], [protocol.draws(i) for i in range(protocol.trials)]
-    recipe, changes = protocol.tasks[question.task], parts.trial(question, seed)
-    recipes = {f"trial-{i}": entrant(recipe, method, seed, drawn, changes) for i, drawn in enumerate(settings)}
-    return Tried(train(recipes).entries, settings)
+    seed, recipe, changes = protocol.runs[0], protocol.tasks[question.task], parts.trial(question, protocol.runs[0])
+    draws = [protocol.draws(i) for i in range(protocol.trials)]
+    return {f"trial-{i}": entrant(recipe, method, seed, drawn, changes) for i, drawn in enumerate(draws)}
 
 
-def repeat(
-    protocol: Protocol,
-    question: Question,
-    method: str,
-    setting: Mapping[str, Any],
-    parts: Parts,
-    train: Callable[[Mapping[str, Recipe]], Swept],
-) -> list[Entry]:
+def seeds(
+    protocol: Protocol, question: Question, method: str, setting: Mapping[str, Any], parts: Parts
+) -> dict[str, Recipe]:
     """The chosen setting at every seed, judged on test."""
     recipe = protocol.tasks[question.task]
-    made = {
+    return {
         f"seed-{seed}": entrant(recipe, method, seed, setting, parts.final(question, seed)) for seed in protocol.runs
     }
-    return train(made).entries
 
 
 def group(
@@ -119,18 +84,26 @@ def shared_passes(
     recipes: Mapping[str, Recipe], place: Path, backbone: Callable[[], Backbone], at_once: int, listen: Listener
 ) -> Swept:
     """Train all of some recipes, or read them; raises `TrainingError` where `place` holds others."""
+    if over(recipes, place):
+        return results(place, list(recipes))
+    return train_all(recipes, place, backbone=backbone(), at_once=at_once, listen=listen)
+
+
+def over(recipes: Mapping[str, Recipe], place: Path) -> bool:
+    """Whether all of some recipes were trained in `place`; raises `TrainingError` where it holds others."""
     known = manifest(place)
-    names = list(recipes)
     if known is not None and known["members"] != plain(recipes):
         found, do = "runs of another comparison", "use another folder, or remove this one"
         raise TrainingError("SP-E514", found, "an empty folder, or this comparison", do, where=str(place))
-    if known is not None and all(ended(place / name) for name in names):
-        return results(place, names)
-    frozen = backbone()
-    clock = Clock(place / "clock.json", listen)
-    swept = train_all(recipes, place, backbone=frozen, at_once=at_once, listen=clock)
-    clock.keep()
-    return swept
+    return known is not None and all(ended(place / name) for name in recipes)
+
+
+def units(recipes: Mapping[str, Recipe], place: Path, backbone: Callable[[], Backbone], at_once: int) -> list[Unit]:
+    """What `group` would still have to train, with its folder laid out for who trains it; nothing where all is done."""
+    trained, _ = worth_training(recipes, place, backbone)
+    if not trained or over(trained, place):
+        return []
+    return lay_out(trained, place, backbone=backbone(), at_once=at_once).units
 
 
 def worth_training(
@@ -160,9 +133,3 @@ def lost(recipe: Recipe, backbone: Callable[[], Backbone]) -> dict[str, Any] | N
             found, do = f"{finding.rule}: {finding.seen}", finding.command()
             return TrainingError("SP-E530", found, finding.threshold, do).as_dict()
     return None
-
-
-def cpu_seconds(place: Path) -> float:
-    """What training a group took so far."""
-    path = place / "clock.json"
-    return float(json.loads(path.read_text())["cpu_seconds"]) if path.exists() else 0.0

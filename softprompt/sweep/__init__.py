@@ -9,8 +9,9 @@ steps, by patience or by a loss that is not finite, leaves the batch.
 import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,16 +19,26 @@ from softprompt.backbones import Backbone
 from softprompt.errors import RecipeError, TrainingError
 from softprompt.files import write_atomically
 from softprompt.methods import check_options, find
-from softprompt.plan import make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.run import Listener
 from softprompt.stages import claim
+from softprompt.sweep.clock import NAME, Clock
 from softprompt.sweep.lockstep import Member, go_together
 from softprompt.sweep.results import Swept, ended, results
 from softprompt.training import open_backbone, set_threads
 
-Away = Callable[[Path, list[list[str]], Listener], None]
-elsewhere: ContextVar[Away | None] = ContextVar("elsewhere", default=None)  # who trains groups, where not this process
+
+class Unit(NamedTuple):
+    """Members of a sweep that share their passes, and the folder of the sweep."""
+
+    place: Path
+    names: list[str]
+
+
+Then = Callable[[Unit], list[Unit]]  # what a unit that is done makes room for
+Away = Callable[[list[Unit], Listener, Then], None]
+elsewhere: ContextVar[Away | None] = ContextVar("elsewhere", default=None)  # who trains units, where not this process
 AT_ONCE = 8  # prompts of one forward: what is kept for the backward pass grows with them
 COMMON = ("checkpointing", "precision", "threads")  # settings of `train` that concern the one backbone or the machine
 
@@ -46,6 +57,28 @@ def train_all(
     (`member`); beside them, `pass` is an event of all. Raises `RecipeError` for recipes that cannot share a pass,
     `TrainingError` where the folder holds something else, or where no member could be trained.
     """
+    made = lay_out(recipes, folder, backbone=backbone, at_once=at_once)
+    away = elsewhere.get()
+    if away is not None and made.units:
+        away(made.units, listen, lambda unit: [])
+    for unit in made.units if away is None else ():
+        run_unit(unit, made.plans, made.backbone, listen)
+    return results(Path(folder), list(recipes))
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A sweep whose folder is there: the units that still have something to do, and what they need."""
+
+    backbone: Backbone
+    plans: dict[str, Plan]
+    units: list[Unit]
+
+
+def lay_out(
+    recipes: Mapping[str, Recipe], folder: str | Path, *, backbone: Backbone | None = None, at_once: int = AT_ONCE
+) -> LaidOut:
+    """Make the folder of a sweep, or find it as it was left; raises as `train_all` does, and trains nothing."""
     place, facts = Path(folder), {"at_once": at_once, "members": plain(recipes)}
     agree(recipes)
     before = manifest(place)
@@ -68,30 +101,33 @@ def train_all(
     for name, plan in plans.items():
         claim(plan, backbone, place / name)
     names = list(plans)
-    groups = [names[at : at + at_once] for at in range(0, len(names), at_once)]
-    groups = [group for group in groups if not all(ended(place / name) for name in group)]
-    away = elsewhere.get()
-    if away is not None and groups:
-        away(place, groups, listen)
-        return results(place, names)
-    for group in groups:
-        go_together([Member(name, plans[name], place / name, listen) for name in group], backbone, listen)
-    return results(place, names)
+    units = [Unit(place, names[at : at + at_once]) for at in range(0, len(names), at_once)]
+    units = [unit for unit in units if not all(ended(place / name) for name in unit.names)]
+    return LaidOut(backbone, plans, units)
 
 
-def train_unit(place: Path, names: list[str], listen: Listener) -> None:
-    """Train some members of a sweep whose folder is there, in one pass, from where they are.
+def run_unit(unit: Unit, plans: Mapping[str, Plan], backbone: Backbone, listen: Listener) -> None:
+    """Train the members of a unit in one pass, from where they are, and note what that took."""
+    clock = Clock(unit.place / unit.names[0] / NAME, listen)
+    try:
+        go_together([Member(name, plans[name], unit.place / name, clock) for name in unit.names], backbone, clock)
+    finally:
+        clock.keep()
+
+
+def train_unit(unit: Unit, listen: Listener) -> None:
+    """Train a unit of a sweep whose folder is there, in a process that knows nothing but that folder.
 
     Raises `TrainingError` where backbone or data are not those that the folder was made with.
     """
-    facts = manifest(place) or {}
-    recipes = {name: make_recipe(facts["members"][name], where=str(place)) for name in names}
-    backbone = open_backbone(recipes[names[0]])
+    facts = manifest(unit.place) or {}
+    recipes = {name: make_recipe(facts["members"][name], where=str(unit.place)) for name in unit.names}
+    backbone = open_backbone(recipes[unit.names[0]])
     torch.set_num_threads(facts["threads"])
     plans = {name: make_plan(recipe, backbone) for name, recipe in recipes.items()}
     for name, plan in plans.items():
-        claim(plan, backbone, place / name)
-    go_together([Member(name, plan, place / name, listen) for name, plan in plans.items()], backbone, listen)
+        claim(plan, backbone, unit.place / name)
+    run_unit(unit, plans, backbone, listen)
 
 
 def resume_all(folder: str | Path, *, backbone: Backbone | None = None, listen: Listener = lambda event: None) -> Swept:
@@ -131,4 +167,4 @@ def agree(recipes: Mapping[str, Recipe]) -> None:
         raise RecipeError("SP-E219", found, "tensorboard, or none", "set train.track")
 
 
-__all__ = ["Swept", "elsewhere", "manifest", "plain", "resume_all", "train_all", "train_unit"]
+__all__ = ["Swept", "Unit", "elsewhere", "lay_out", "manifest", "plain", "resume_all", "train_all", "train_unit"]

@@ -9,7 +9,7 @@ from typing import Any
 from softprompt.errors import RecipeError
 from softprompt.recipe import PATHS, Recipe, known_keys, make_recipe, meant, override
 
-SHORT = {"data": "data.train", "init": "init.kind", "method": "method.name", "seed": "train.seed"}
+SHORT = {"data": "data.train", "init": "init.kind", "lr": "optim.lr", "method": "method.name", "seed": "train.seed"}
 KEY = re.compile(r"\s*([A-Za-z_][\w.]*)\s*=(.*)", re.DOTALL)
 OPEN, CLOSE, QUOTES = "([{", ")]}", "\"'"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from softprompt.errors import RecipeError, SoftpromptError, TrainingError
 from softprompt.run import Event, Listener, Stopped, stopping
-from softprompt.sweep import elsewhere, manifest, train_unit
+from softprompt.sweep import Then, Unit, elsewhere, manifest, train_unit
 
 AGAIN = 3  # times a unit is taken up again after its worker died
 EVERY = 0.25  # seconds between what a unit says of its passes
@@ -68,31 +68,45 @@ def connect(ray: Any, address: str | None) -> None:
         raise RecipeError("SP-E823", found, "the address of a running cluster", do) from error
 
 
-def dispatch(place: Path, groups: list[list[str]], listen: Listener) -> None:
-    """Run every group on a worker; raises the error of the first that fails, and `Stopped` after a signal."""
+def dispatch(units: list[Unit], listen: Listener, then: Then) -> None:
+    """Run every unit on a worker, and what `then` makes of one that is done.
+
+    Raises the error of the first unit that fails, and `Stopped` after a signal.
+    """
     import ray
     from ray.util.queue import Queue
 
-    facts = manifest(place) or {}
-    check_room(ray.nodes(), facts["threads"])
-    needs = {"num_cpus": facts["threads"], "num_gpus": min(1, ray.cluster_resources().get("GPU", 0))}
     events = Queue(actor_options={"num_cpus": 0})
-    remote = ray.remote(**needs, max_retries=AGAIN)(unit)
-    waiting = {remote.remote(str(place.resolve()), group, events): group for group in groups}
-    over = Over(listen, len(groups))
+    over, waiting = Over(listen), {}
     with stopping() as stop:
         try:
+            for unit in units:
+                waiting[send(unit, events, over)] = unit
             while waiting:
                 done, _ = ray.wait(list(waiting), timeout=WAIT)
                 over.hear(events)
                 for one in done:
-                    finish(one, waiting.pop(one))
+                    unit = waiting.pop(one)
+                    finish(one, unit.names)
+                    waiting |= {send(new, events, over): new for new in then(unit)}
                 if stop:
                     raise Stopped(128 + stop[0])
         finally:  # on a cluster that goes on, units would too, and write beside whoever resumes
             for one in waiting:
                 ray.cancel(one, force=True)
     over.hear(events)
+
+
+def send(unit: Unit, events: Any, over: "Over") -> Any:
+    """Give a unit to the cluster; raises `RecipeError` where no machine has room for it."""
+    import ray
+
+    threads = (manifest(unit.place) or {})["threads"]
+    check_room(ray.nodes(), threads)
+    needs = {"num_cpus": threads, "num_gpus": min(1, ray.cluster_resources().get("GPU", 0))}
+    over.units += 1
+    remote = ray.remote(**needs, max_retries=AGAIN)(work)
+    return remote.remote(str(unit.place.resolve()), unit.names, events)
 
 
 def check_room(nodes: list[dict[str, Any]], threads: int) -> None:
@@ -116,8 +130,8 @@ def finish(one: Any, group: list[str]) -> None:
         raise SoftpromptError(error["code"], error["found"], error["expected"], error["do"], where=error["where"])
 
 
-def unit(folder: str, names: list[str], events: Any) -> dict[str, Any] | None:
-    """What a worker does with a group of prompts; the error that ended it, as plain values."""
+def work(folder: str, names: list[str], events: Any) -> dict[str, Any] | None:
+    """What a worker does with a unit; the error that ended it, as plain values."""
     last = 0.0
 
     def tell(event: Event) -> None:
@@ -126,35 +140,39 @@ def unit(folder: str, names: list[str], events: Any) -> dict[str, Any] | None:
         if event["event"] in TOLD and not often:
             last = time.monotonic()
             with suppress(Exception):  # nobody listens any more: the work goes on
-                events.put_nowait((names[0], os.getpid(), event))
+                events.put_nowait((f"{folder}/{names[0]}", os.getpid(), event))
 
     try:
-        train_unit(Path(folder), names, tell)
+        train_unit(Unit(Path(folder), names), tell)
     except SoftpromptError as error:
         return error.as_dict()
     return None
 
 
 class Over:
-    """What all units say, as one listener hears it: passes are added up over the units."""
+    """What all units say, as one listener hears it: passes are added up over the units.
 
-    def __init__(self, listen: Listener, units: int) -> None:
+    Events carry the process that they come from, and their unit: the folder of its first member.
+    """
+
+    def __init__(self, listen: Listener) -> None:
         self.listen = listen
-        self.units = units
+        self.units = 0
         self.passes: dict[str, Event] = {}  # the last pass of every unit
 
     def hear(self, events: Any) -> None:
         """Pass on what has come."""
-        for name, process, event in events.get_nowait_batch(events.qsize()):
+        for unit, process, event in events.get_nowait_batch(events.qsize()):
             if event["event"] == "pass":
-                self.passes[name] = event
-                event = self.added() | {"process": process, "unit": name}
-            self.listen(event)
+                self.passes[unit] = event
+                event = self.added()
+            self.listen(event | {"process": process, "unit": unit})
 
     def added(self) -> Event:
-        """One pass that stands for the last of every unit; units that were not heard of are thought as long."""
+        """One pass that stands for the last of every unit; units that were not heard of are thought as the longest."""
         last = list(self.passes.values())
-        total = max(event["total"] for event in last) * self.units
+        totals = [event["total"] for event in last]
+        total = sum(totals) + max(totals) * (self.units - len(last))
         summed = {key: sum(event[key] for event in last) for key in ("step", "tokens", "prompts")}
         loss = sum(event["loss"] * event["prompts"] for event in last) / summed["prompts"]
         seconds = max(event["seconds"] for event in last)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.cli import main
 from softprompt.errors import TrainingError
-from softprompt.lab import Protocol, compare, write
+from softprompt.lab import Protocol, bench, compare, write
 from softprompt.lab.trials import Tried, group
 from softprompt.recipe import Recipe, load_recipe
 from softprompt.run import Stopped
@@ -144,8 +143,7 @@ def test_repeated_it_trains_nothing_and_opens_no_model(
     recipe: Recipe, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, files = trained(whole), same(whole)
-    module = import_module("softprompt.lab.compare")  # whose name the function has too
-    monkeypatch.setattr(module, "open_backbone", lambda recipe: pytest.fail("a model was opened"))
+    monkeypatch.setattr(bench, "open_backbone", lambda recipe: pytest.fail("a model was opened"))
     found = compare(asked(recipe), whole)
     write(found, "compare")
     assert trained(whole) == before
@@ -229,3 +227,5 @@ def test_the_command_repeated_reads_writes_the_report_and_says_what_is_next(
     assert Path(told["report"]) == whole / "report.html"
     assert main(["compare", str(path), "--sizes", "few", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["code"] == "SP-E280"
+    assert main(["compare", str(path), "--address", "127.0.0.1:1", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "SP-E252"

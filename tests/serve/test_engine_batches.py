@@ -1,5 +1,6 @@
 """How the engine puts rows of several tasks into one product, one forward, and one batch: the numbers are the same."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from softprompt.serve.engine.cache import Cache
 from softprompt.serve.engine.lean import Lean, lean
 from softprompt.serve.engine.parts import beside
 from softprompt.serve.engine.reader import Reader
+from softprompt.serve.engine.slots import Slots
+from softprompt.serve.engine.step import allowed
 from softprompt.serve.engine.table import Front
 from softprompt.serve.engine.writing import Writing, Written
 
@@ -53,6 +56,37 @@ def attended(fronts: list[Front], lengths: list[int], cache: Cache) -> bool:
                 kv.append(own if laid is None else torch.cat([laid[side][0], own], 1))
             torch.testing.assert_close(out[i], right(query[i], *kv), rtol=1e-5, atol=1e-5)
     return written.even
+
+
+def row(**facts: int) -> Any:
+    return SimpleNamespace(slot=-1, **facts)
+
+
+def test_a_row_takes_its_keys_along_to_another_slot() -> None:
+    cache, new = Cache(1, 3), torch.zeros(1, KEYS, 1, SIZE)
+    cache.reserve(8)
+    keys, values = (store.copy_(torch.randn_like(store)) for store in cache.layer(0, new, new))
+    was = keys.clone(), values.clone()
+    slots, rows = Slots(cache), [row(done=n) for n in (3, 5, 2)]
+    for one in rows:
+        slots.give(one)
+    slots.settle([rows[2]])  # in the place of the first, which is still read
+    assert [one.slot for one in rows] == [2, 1, 0]
+    for now, before in zip((keys, values), was, strict=True):
+        assert now[0, :, :2].equal(before[2, :, :2])
+        assert now[2, :, :3].equal(before[0, :, :3])
+    slots.free(rows[2], poisoned=False)
+    slots.settle([rows[1]])  # to a place that is free
+    assert slots.jobs() == [rows[1], rows[0]]
+    for now, before in zip((keys, values), was, strict=True):
+        assert now[0, :, :5].equal(before[1, :, :5])
+
+
+def test_many_short_texts_are_read_at_once_and_a_long_one_never_holds_others_up() -> None:
+    short, long = row(left=8), row(left=9)
+    assert allowed([long], 0, 8) == 32  # nobody waits for it
+    assert allowed([short, long, long], 1, 8) == 8
+    assert allowed([short, short], 1, 8) == 32
 
 
 def test_rows_that_write_attend_as_each_alone_whatever_fronts_they_share() -> None:

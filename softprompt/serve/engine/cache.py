@@ -37,11 +37,17 @@ class Cache:
         assert values is not None
         return keys, values
 
-    def swap(self, one: int, other: int) -> None:
-        """Exchange two slots."""
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first tokens of a slot to a free one."""
         for tensor in (*self.keys, *self.values):
             if tensor is not None:
-                tensor[[one, other]] = tensor[[other, one]]
+                tensor[target, :, :tokens] = tensor[source, :, :tokens]
+
+    def swap(self, one: int, other: int, tokens: int) -> None:
+        """Exchange the first tokens of two slots, which are all that either holds."""
+        for tensor in (*self.keys, *self.values):
+            if tensor is not None:
+                tensor[[one, other], :, :tokens] = tensor[[other, one], :, :tokens]
 
     def clear(self, slot: int) -> None:
         """Zero a slot: NaN in keys that are masked out would still reach an answer, because 0 * NaN is NaN."""

@@ -9,5 +9,5 @@ class Limits:
 
     rows: int = 32  # that write, or that read a long text
     waiting: int = 256  # requests
-    chunk: int = 256  # tokens read in a step beside rows that write; four times as many where none does
+    chunk: int = 256  # tokens read in a step beside rows that write; four times as many where more short texts wait
     store_bytes: int = 1 << 30  # of compiled prompts

@@ -1,5 +1,7 @@
 """Parts of one softmax: attention over some of the keys, and the normalisers by which parts are merged."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -35,9 +37,17 @@ def beside(query: Tensor, front: tuple[Tensor, Tensor], own: tuple[Tensor, Tenso
     One softmax over both. For short rows this is quicker than two parts that are merged.
     """
     heads, count, length = own[0].shape[0], query.shape[1], front[0].shape[1]
-    asked = (query * scale).reshape(heads, -1, query.shape[2])  # [K, heads / K * Q, D]
-    later = query.new_full((count, count), -torch.inf).triu_(1).repeat(asked.shape[1] // count, 1)
-    scores = torch.baddbmm(later, asked, own[0].transpose(1, 2))
-    shares = torch.cat([asked @ front[0].transpose(1, 2), scores], -1).softmax(-1)
-    made = torch.baddbmm(shares[..., :length] @ front[1], shares[..., length:], own[1])
+    asked = query.reshape(heads, -1, query.shape[2])  # [K, heads / K * Q, D]
+    scores = asked.new_empty(heads, asked.shape[1], length + count)
+    scores[..., :length].baddbmm_(asked, front[0].transpose(1, 2), beta=0, alpha=scale)
+    later = unseen(count, asked.shape[1] // count, query.dtype, query.device)
+    torch.baddbmm(later, asked, own[0].transpose(1, 2), alpha=scale, out=scores[..., length:])
+    shares = scores.softmax(-1)
+    made = torch.bmm(shares[..., :length], front[1]).baddbmm_(shares[..., length:], own[1])
     return made.reshape(*query.shape[:2], own[1].shape[2])
+
+
+@lru_cache(maxsize=64)
+def unseen(count: int, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[groups * Q, Q]: minus infinity where a key comes after the query."""
+    return torch.full((count, count), -torch.inf, dtype=dtype, device=device).triu_(1).repeat(groups, 1)

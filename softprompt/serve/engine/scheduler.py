@@ -22,7 +22,7 @@ from softprompt.serve.engine.limits import Limits
 from softprompt.serve.engine.reader import Reader
 from softprompt.serve.engine.registry import Entry
 from softprompt.serve.engine.slots import Slots
-from softprompt.serve.engine.step import Step, choose, deal, forward
+from softprompt.serve.engine.step import Step, allowed, choose, deal, forward
 from softprompt.serve.engine.trouble import cancelled, draining, internal, not_finite, queue_full
 from softprompt.serve.engine.work import Job, Work, finish, prepare
 from softprompt.serve.engine.writer import likeliest
@@ -196,7 +196,7 @@ class Scheduler:
 
     def step(self, hidden: bool) -> None:
         """One forward, and what comes of it."""
-        budget = self.limits.chunk if self.writing else 4 * self.limits.chunk
+        budget = allowed(self.reading, len(self.writing), self.limits.chunk)
         step = Step([] if hidden else list(self.writing), choose(self.reading, hidden, budget), hidden)
         if not step.writing and not step.reading:
             return

@@ -37,11 +37,18 @@ class Slots:
         for slot in range(len(writing)):
             if not writes[slot]:
                 other = writes.index(True, len(writing))
-                self.cache.swap(slot, other)
-                self.held[slot], self.held[other] = self.held[other], self.held[slot]
+                self.exchange(slot, other)
                 writes[slot], writes[other] = True, False
-                for place in (slot, other):
-                    moved = self.held[place]
-                    if moved is not None:
-                        moved.slot = place
         writing.sort(key=lambda job: job.slot)
+
+    def exchange(self, slot: int, other: int) -> None:
+        """Give `slot` to the row in `other`, and `other` to the row in `slot`, if there is one."""
+        left, comes = self.held[slot], self.held[other]
+        assert comes is not None
+        if left is None:
+            self.cache.move(other, slot, comes.done)
+        else:
+            self.cache.swap(slot, other, max(comes.done, left.done))
+            left.slot = other
+        comes.slot = slot
+        self.held[slot], self.held[other] = comes, left

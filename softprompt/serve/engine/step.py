@@ -22,6 +22,15 @@ class Step:
     hidden: bool = False  # whether states are wanted, of all rows, or logits
 
 
+def allowed(reading: Sequence[Job], writing: int, chunk: int) -> int:
+    """Tokens that a step may read: a chunk beside rows that write, four where more short texts wait than rows write.
+
+    A step takes as long as what it reads, so a long text is never worth that wait, and many short ones together are.
+    """
+    waiting = sum(job.left <= chunk for job in reading)
+    return chunk if writing and waiting <= writing else 4 * chunk
+
+
 def choose(reading: Sequence[Job], hidden: bool, budget: int) -> list[tuple[Job, int]]:
     """Which rows read how many tokens of `budget`, first come, first served; those behind one front side by side.
 

@@ -48,11 +48,12 @@ class Ticket:
         for call in wake:
             call()
 
-    def end(self, error: Exception | None = None) -> None:
-        """Nothing more will come; only the first end counts."""
+    def end(self, error: Exception | None = None, *last: Piece) -> None:
+        """Nothing more will come after the last pieces; only the first end counts."""
         with self.condition:
             if self.ended:
                 return
+            self.pieces.extend(last)
             self.ended, self.error = True, error
         outcome = "done" if error is None else error.trouble if isinstance(error, ServeError) else "invalid_request"
         self.on_end(outcome)

@@ -59,8 +59,8 @@ class Work:
 
     def answer(self, outputs: list[Tensor]) -> None:
         """Tell the answer of a request that is scored, from the output of each of its rows, and end."""
-        self.ticket.put(scored(self.entry.prompt, self.ticket.request.kind, self.rows, outputs), self.usage)
-        self.ticket.end()
+        told = scored(self.entry.prompt, self.ticket.request.kind, self.rows, outputs)
+        self.ticket.end(None, told, self.usage)
 
 
 def room_of(entry: Entry, row: Row, places: int) -> int:
@@ -169,5 +169,4 @@ def finish(work: Work) -> None:
     """End a request that writes, once all of its choices have."""
     if all(writer.over for writer in work.written):
         work.usage = replace(work.usage, completion_tokens=work.tokens)
-        work.ticket.put(work.usage)
-        work.ticket.end()
+        work.ticket.end(None, work.usage)

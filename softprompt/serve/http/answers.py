@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
 
 from softprompt.serve.contract import Kind, Sampling, Scored
 from softprompt.serve.http.formats import usage_of
@@ -20,28 +21,28 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["answers"])
 
     @router.post("/classify")
-    async def classify(asked: ScoreRequest, request: Request) -> dict[str, Any]:
+    async def classify(asked: ScoreRequest, request: Request) -> Response:
         """The label of every input, with the probability of every label."""
-        return await answer(service, asked.model, asked.input, "label", request)
+        return JSONResponse(await answer(service, asked.model, asked.input, "label", request))
 
     @router.post("/tag")
-    async def tag(asked: TagRequest, request: Request) -> dict[str, Any]:
+    async def tag(asked: TagRequest, request: Request) -> Response:
         """A tag for every word of every input."""
-        return await answer(service, asked.model, asked.input, "tags", request)
+        return JSONResponse(await answer(service, asked.model, asked.input, "tags", request))
 
     @router.post("/regress")
-    async def regress(asked: ScoreRequest, request: Request) -> dict[str, Any]:
+    async def regress(asked: ScoreRequest, request: Request) -> Response:
         """A number for every input."""
-        return await answer(service, asked.model, asked.input, "number", request)
+        return JSONResponse(await answer(service, asked.model, asked.input, "number", request))
 
     @router.post("/embeddings")
-    async def embeddings(asked: EmbeddingRequest, request: Request) -> dict[str, Any]:
+    async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
         """A vector for every input: what the backbone makes of it with this prompt."""
         found = await answer(service, asked.model, asked.input, "embedding", request)
         if asked.encoding_format == "base64":
             for item in found["data"]:
                 item["embedding"] = packed(item["embedding"])
-        return found
+        return JSONResponse(found)
 
     return router
 

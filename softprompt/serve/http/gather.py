@@ -1,7 +1,7 @@
 """Pieces of answers put together: by input, by choice, while the client's presence and the clock are watched."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -44,6 +44,29 @@ def spoken(scored: Scored, info: TaskInfo) -> str:
     return f"{scored.number:.6g}" if scored.number is not None else scored.label
 
 
+async def merged(handles: Sequence[Handle]) -> AsyncIterator[tuple[int, Piece]]:
+    """Pieces of all handles as they come, with the number of the handle; raises what a handle raises."""
+    if len(handles) == 1:  # the usual request: its pieces need no queue, and no task beside this one
+        async for piece in handles[0]:
+            yield 0, piece
+        return
+    queue: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue()
+    pumps = [asyncio.create_task(pump(i, handle, queue)) for i, handle in enumerate(handles)]
+    left = len(pumps)
+    try:
+        while left:
+            number, come = await queue.get()
+            if isinstance(come, BaseException):
+                raise come
+            if come is None:
+                left -= 1
+            else:
+                yield number, come
+    finally:
+        for task in pumps:
+            task.cancel()
+
+
 async def pump(number: int, handle: Handle, queue: "asyncio.Queue[Any]") -> None:
     """Pieces of one handle into a queue; then None, or what was raised."""
     try:
@@ -68,9 +91,10 @@ async def watched(job: Coroutine[Any, Any, T], receive: Receive, seconds: float)
             raise Refusal(499, "cancelled", "the client has gone")
         raise Refusal(504, "timeout", f"no answer within {seconds:g} seconds")
     finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def departure(receive: Receive) -> None:

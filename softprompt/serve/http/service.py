@@ -1,6 +1,5 @@
 """From a named prompt and texts to the pieces of its answers, with the client's presence and the clock watched."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from softprompt.serve.contract import (
     Usage,
 )
 from softprompt.serve.http.catalog import Catalog, Entry
-from softprompt.serve.http.gather import Whole, pump, watched
+from softprompt.serve.http.gather import Whole, merged, watched
 from softprompt.serve.http.guard import Gate, Limits
 from softprompt.serve.http.metrics import Meters
 from softprompt.serve.http.refusals import Refusal
@@ -122,24 +121,12 @@ class Work:
 
         Raises what the engine raises.
         """
-        queue: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue()
-        pumps = [asyncio.create_task(pump(i, handle, queue)) for i, handle in enumerate(self.handles)]
-        left, last = len(pumps), 0.0
-        try:
-            while left:
-                number, piece = await queue.get()
-                if isinstance(piece, BaseException):
-                    raise piece
-                if piece is None:
-                    left -= 1
-                    continue
-                if isinstance(piece, Delta):
-                    last = self.time(last)
-                yield number, piece
-            self.count("done")
-        finally:
-            for task in pumps:
-                task.cancel()
+        last = 0.0
+        async for number, piece in merged(self.handles):
+            if isinstance(piece, Delta):
+                last = self.time(last)
+            yield number, piece
+        self.count("done")
 
     def time(self, last: float) -> float:
         """Note when a text came."""
