@@ -105,7 +105,10 @@ def seconds(serve: dict[str, Any], name: str, m: int) -> dict[str, float]:
 def checks(machine: Machine, serve: dict[str, Any], train: dict[str, Any]) -> list[Check]:
     """Every measurement at 15M that the simulation covers, and the training steps of both sizes."""
     made, model = [], small("15M")
-    for row in serve["scoring"]:
+    rows = {
+        name: [row for row in serve.get(name, []) if row["size"] == "15M"] for name in ("scoring", "decode", "http")
+    }
+    for row in rows["scoring"]:
         m, taken, n = row["m"], row["cpu seconds"], row["requests"]
         what = f"{n} requests of {TASKS} tasks scored, 15M, m = {m}"
         bare = answered(model, 0, burst(n, 0, 0)).on(machine)
@@ -113,7 +116,7 @@ def checks(machine: Machine, serve: dict[str, Any], train: dict[str, Any]) -> li
         made.append(Check(name, taken["no prompt"], bare, m == 20))
         made.append(Check(what, taken["engine"], answered(model, m, burst(n, TASKS, 0)).on(machine)))
         made.append(Check(f"{what}, PEFT", taken["peft"], by_peft(model, m, burst(n, TASKS, 0)).on(machine)))
-    for row in serve["decode"]:
+    for row in rows["decode"]:
         m, taken, what = row["m"], row["cpu seconds"], f"32 answers of {NEW} tokens, 15M, m = {row['m']}"
         bare = answered(model, 0, burst(32, 0, NEW)).on(machine)
         name = f"32 answers of {NEW} tokens without a prompt, 15M" + ("" if m == 20 else ", measured again")
@@ -124,7 +127,7 @@ def checks(machine: Machine, serve: dict[str, Any], train: dict[str, Any]) -> li
                 Check(f"{what}, {tasks} task{'s' * (tasks > 1)}", taken[f"engine, {tasks} tasks"], work.on(machine))
             )
         made.append(Check(f"{what}, PEFT", taken["peft"], by_peft(model, m, burst(32, 32, NEW)).on(machine)))
-    for row in serve.get("http", []):
+    for row in rows["http"]:
         work = answered(model, row["m"], burst(1, 1, 0))
         alone = row["cpu ms of a request"]["engine"] / 1000
         made.append(Check(f"one request alone scored, 15M, m = {row['m']}", alone, work.on(machine)))

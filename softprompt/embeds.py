@@ -1,7 +1,7 @@
 """A prompt as embeddings, for engines that take a whole input as vectors (vLLM's `prompt_embeds`).
 
 What such an engine reads is one vector for every token; so only prompts that are vectors in the text, the same for
-every text, and that answer in text, can be handed to it. A folder holds the vectors and a page that says what stands around.
+every text, and that answer in text, can be handed to it. A folder holds them and a page that says what stands around.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from softprompt.pieces import Piece
 from softprompt.prompt import Prompt
 
 # Families whose answers from embeddings were compared with ours (tests/test_embeds.py); any other is not hoped for.
-FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
+FAMILIES = {"llama", "mistral", "qwen3"}
 PAGE = """# A prompt for {model}, as vectors
 
 `prompt.safetensors` holds its {count} vectors as `prompt_embeds`, float32 [{count}, {hidden}]. An engine that takes
