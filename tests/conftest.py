@@ -14,7 +14,8 @@ import torch
 
 torch.set_num_threads(1)
 
-FIRST = ("test_docs.py", "test_bench.py", "test_ray.py", "test_ranks.py", "test_end_to_end.py")  # minutes each
+# Minutes each.
+FIRST = ("test_docs.py", "test_bench.py", "test_ray.py", "test_replicas.py", "test_ranks.py", "test_end_to_end.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
