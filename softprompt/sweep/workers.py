@@ -2,7 +2,7 @@
 
 A unit does what it would do here, with as many threads, so a sweep ends with the same bits. The worker that takes it
 reads the sweep's own folder, which all workers must see. A unit whose worker dies is taken by another, which goes on
-from the states that are there. Nothing else in the package knows of Ray.
+from the states that are there. Beside this, `serve/cluster` alone knows of Ray.
 """
 
 import os
