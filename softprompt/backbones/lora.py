@@ -5,6 +5,7 @@ to it by a fingerprint that the adapter's bytes enter.
 """
 
 import hashlib
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def merge(model: Any, folder: Path) -> tuple[Any, str]:
         if not isinstance(config, LoraConfig):
             raise misfit(folder, f"an adapter of type {config.peft_type}", "LoRA")
         config.task_type = None  # its classes for tasks prepare inputs, which the seam does
-        adapted = PeftModel.from_pretrained(model, str(folder), config=config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers 5 by an older name: none of ours
+            adapted = PeftModel.from_pretrained(model, str(folder), config=config)
     except (ArtifactError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise misfit(folder, f"{error}"[:200], "a LoRA adapter of PEFT for this model") from error
     strange = given ^ get_peft_model_state_dict(adapted).keys()
