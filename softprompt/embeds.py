@@ -66,7 +66,7 @@ A text that is too long for the model is not cut here.
 def export_embeds(artifact: Artifact, folder: str | Path, backbone: Backbone) -> None:
     """Write `prompt.safetensors` and a README.md that says how to use it.
 
-    Raises `Unsupported` SP-E840 for a prompt that vectors in the text cannot say, and `ArtifactError` SP-E320 for a
+    Raises `Unsupported` SP-E429 for a prompt that vectors in the text cannot say, and `ArtifactError` SP-E320 for a
     backbone that is not the prompt's.
     """
     prompt, place = artifact.bind(backbone), Path(folder)
@@ -123,7 +123,7 @@ def ends(prompt: Prompt) -> list[int]:
 
 
 def vectors(prompt: Prompt) -> Injection:
-    """What the method puts into every text alike; raises `Unsupported` SP-E840 for anything but vectors in the text."""
+    """What the method puts into every text alike; raises `Unsupported` SP-E429 for anything but vectors in the text."""
     if prompt.backbone.spec.kind != "causal" or prompt.backbone.model.config.model_type not in FAMILIES:
         raise refused(
             f"a prompt for {prompt.backbone.model.config.model_type}", f"one of {', '.join(sorted(FAMILIES))}"
@@ -141,4 +141,4 @@ def vectors(prompt: Prompt) -> Injection:
 
 def refused(found: str, expected: str) -> Unsupported:
     """The error for what an engine of embeddings cannot do."""
-    return Unsupported("SP-E840", found, f"for vLLM: {expected}", "serve it with the built-in engine: softprompt serve")
+    return Unsupported("SP-E429", found, f"for vLLM: {expected}", "serve it with the built-in engine: softprompt serve")

@@ -75,11 +75,11 @@ def test_what_vectors_cannot_say_is_refused_in_one_line_that_names_our_engine(tm
         save(frozen, tmp_path / "p.safetensors", **case)
         assert export(tmp_path / "p.safetensors", tmp_path / f"no{number}", tmp_path / "llama") == 2
         told = capsys.readouterr().err
-        assert "SP-E840" in told
+        assert "SP-E429" in told
         assert words in told
         assert "built-in engine" in told
         assert not (tmp_path / f"no{number}").exists()
     gpt2 = tiny_runs.open_model(tmp_path, "gpt2")
     save(gpt2, tmp_path / "p.safetensors")
     assert export(tmp_path / "p.safetensors", tmp_path / "no", tmp_path / "gpt2") == 2
-    assert "SP-E840" in capsys.readouterr().err
+    assert "SP-E429" in capsys.readouterr().err

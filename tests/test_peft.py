@@ -389,7 +389,7 @@ def test_text_that_is_not_strict_json_is_refused(text: str, tmp_path: Path) -> N
 
 
 def test_peft_is_imported_only_where_its_lora_is_used_and_only_then() -> None:
-    users = {"comparators.py", "lora.py"}
+    users = {"joint.py", "lora.py"}
     for path in Path(softprompt.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in tree.body if path.name in users else ast.walk(tree):  # theirs stand inside functions
