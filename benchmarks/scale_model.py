@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers as tf
 
+from softprompt.serve.engine.writing import blocks
 from softprompt.sizes import FLASH, Load, Stack, outside, read_stack, trimmed
 
 
@@ -153,13 +154,16 @@ class Replica:
         """Operations and bytes of a step, after which rows have gone on."""
         writing = [row for row in rows if not row.left]
         spare = self.chunk if writing else 4 * self.chunk
-        tokens = pairs = answers = read = 0
+        tokens = pairs = answers = 0
+        # Rows that write share products, in which the shorter ones are padded: what the engine reads of their own keys.
+        own = blocks(sorted(row.places - self.m + 1 for row in writing)) if writing else []
+        read = self.m * len(writing) + sum((end - begin) * longest for begin, end, longest in own)
         for row in rows:
             count = min(row.left, spare) if row.left else 1
             spare -= count if row.left else 0
             pairs += count * (row.places + count)
             tokens += count
-            read += row.places if count else 0
+            read += row.places if row.left and count else 0
             row.places += count
             if row.left:
                 row.left -= count

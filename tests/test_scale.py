@@ -25,9 +25,8 @@ def test_two_numbers_of_the_machine_predict_what_was_measured(scale):
     serve, train = (scale.load(f"{name}.json") for name in ("serve", "train"))
     checks = scale.checks(scale.fitted(serve), serve, train)
     assert {check.fitted for check in checks} == {True, False}
-    for check in checks:  # nothing is simulated with PEFT: its rows are on the page, where the worst error is said
-        limit = 1.0 if check.what.endswith("PEFT") else 0.5
-        assert abs(check.error) < (1e-6 if check.fitted else limit), check.what
+    for check in checks:
+        assert abs(check.error) < (1e-6 if check.fitted else 0.5), check.what
 
 
 def test_a_model_of_70_billion_parameters_is_counted_by_its_sizes(scale):
