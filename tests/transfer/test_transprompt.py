@@ -7,9 +7,10 @@ import tiny_runs
 import torch
 
 from softprompt.artifact import Artifact
-from softprompt.errors import SoftpromptError
+from softprompt.backbones import load_backbone
+from softprompt.errors import ArtifactError, SoftpromptError
 from softprompt.plan import build, make_plan
-from softprompt.recipe import MethodSection, Recipe
+from softprompt.recipe import ADAPTER, LoraSection, MethodSection, Recipe
 from softprompt.transfer.adapting import Sharpened, around
 from softprompt.transfer.prototypes import typical
 from softprompt.transfer.universal import MetaLearner, encoded, learn_transferable
@@ -105,11 +106,39 @@ def test_every_task_is_adapted_beside_a_control_and_an_unseen_one_is_measured(be
     assert again.adapted["a"].adapted.prompt.stat().st_mtime_ns == before
 
 
+def test_with_a_lora_the_backbone_that_tasks_share_is_learned_too_and_kept_beside_their_prompts(
+    bench, recipes, tmp_path
+) -> None:
+    settings = LoraSection(rank=2, lr=0.01)
+    tuned = {name: recipe.model_copy(update={"lora": settings}) for name, recipe in recipes.items()}
+    plans = {name: make_plan(encoded(tuned[name]), bench.backbone) for name in "ab"}
+    works = [MetaLearner(plans, bench.backbone, total=4, entropy=0.3, share=0.5) for _ in range(2)]
+    works[0].round(0)
+    works[1].restore({name: value.clone() for name, value in works[0].tensors().items()})
+    for work in works:
+        work.round(1)
+    assert all(torch.equal(a, b) for a, b in zip(works[0].lora, works[1].lora, strict=True))
+    assert all(weight.abs().max() > 0 for weight in works[0].lora), "B is zero at the start"
+    assert works[0].prompts[0].backbone is works[0].prompts[1].backbone is not bench.backbone
+
+    seen = {name: tuned[name] for name in "ab"}
+    made = learn_transferable(seen, tmp_path, others={"c": tuned["c"]}, steps=2, backbone=bench.backbone)
+    stands = load_backbone(recipes["a"].backbone.name, adapter=str(tmp_path / ADAPTER))
+    assert stands.fingerprint != bench.backbone.fingerprint
+    for path in (made.path, made.adapted["a"].adapted.prompt, made.adapted["a"].scratch.prompt):
+        Artifact.load(path).bind(stands)
+        with pytest.raises(ArtifactError, match="SP-E320"):
+            Artifact.load(path).bind(bench.backbone)
+    again = learn_transferable(seen, tmp_path, others={"c": tuned["c"]}, steps=2, backbone=bench.backbone)
+    assert again.as_dict() == made.as_dict()
+
+
 def test_tasks_that_are_not_similar_are_refused(bench, recipes, tmp_path) -> None:
     a, b = recipes["a"], recipes["b"]
     longer = b.model_copy(update={"method": MethodSection(length=5)})
     trained = b.model_copy(update={"task": b.task.model_copy(update={"head": "classifier"})})
-    for given in ({"a": a}, {"a": a, "b": longer}, {"a": a, "b": trained}):
+    tuned = b.model_copy(update={"lora": LoraSection(rank=2)})
+    for given in ({"a": a}, {"a": a, "b": longer}, {"a": a, "b": trained}, {"a": a, "b": tuned}):
         with pytest.raises(SoftpromptError, match="SP-E717"):
             learn_transferable(given, tmp_path / "x", backbone=bench.backbone)
     assert build(make_plan(encoded(b), bench.backbone), bench.backbone).method.length == 4
