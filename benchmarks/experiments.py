@@ -23,7 +23,7 @@ def sides(task: str, methods: Sequence[str], command: int = 0) -> tuple[Side, ..
 
 DRAWN = "--over lr=0.03..0.5"  # lower ones cannot move a prompt in so few steps
 COMMON = f"--seeds 3 --trials 2 {DRAWN} --set train.threads=1"
-RATES = ("0.02", "0.1", "0.5")
+RATES = ("0.05", "0.1", "0.5")  # at 0.02 a prefix cannot move in so few steps, and is refused
 PLAIN = [f"prompt_tuning+optim.lr={rate}" for rate in RATES]
 ENCODERS = {"p_tuning": "p_tuning", "residual": "residual", "prefix with an MLP": "prefix+method.options.bottleneck=64"}
 ENCODED = [f"{method}+optim.lr={rate}" for method in ENCODERS.values() for rate in RATES]
