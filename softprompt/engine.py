@@ -159,7 +159,8 @@ class Once:
     def backward(self) -> None:
         """Take what the leaves collected back through the method, once."""
         given = [(made, leaf.grad) for made, leaf in self.pairs if leaf.grad is not None]
-        torch.autograd.backward([made for made, _ in given], [grad for _, grad in given])
+        if given:  # of several ranks, one may have had no row
+            torch.autograd.backward([made for made, _ in given], [grad for _, grad in given])
 
 
 def once(prompt: Prompt, batches: int) -> Once | None:
@@ -190,6 +191,20 @@ def detached(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
     if isinstance(value, Injection):
         return replace(value, **{f.name: detached(getattr(value, f.name), pairs) for f in fields(value)})
     return value
+
+
+def idle(prompt: Prompt, row: Row, shared: Once | None) -> None:
+    """A forward and a backward pass that leave nothing, for the sake of ranks that share a backbone and run one more.
+
+    `shared` is what the other passes of the step inject. The gradient ends where the method's tensors enter, so that
+    what is trained has none from here, not even zero.
+    """
+    batch = prompt.batch([row])
+    pairs: list[tuple[Tensor, Tensor]] = []
+    injection = detached(prompt.inject(batch) if shared is None else shared.injection, pairs)
+    loss = prompt.loss(batch, injection)
+    if pairs:
+        torch.autograd.grad(loss, [leaf for _, leaf in pairs], allow_unused=True)
 
 
 def measured(prompt: Prompt, rows: list[Row], packs: bool, fronts: bool = False, parts: bool = False) -> Measured:

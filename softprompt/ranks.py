@@ -1,8 +1,9 @@
 """Data parallel training: one process a rank, as `accelerate launch -m softprompt train ...` or `torchrun` start them.
 
 Every rank holds the whole frozen backbone and computes its share of the rows of a step; what travels is the gradient of
-the prompt and a few numbers. All ranks hold the same weights, bit for bit, and so decide alike. The first rank alone
-writes into the folder of a run; the others keep the same run in a folder that is thrown away when they end.
+the prompt and a few numbers. With `backbone.shard`, a rank holds a part of every layer, and these travel too. All ranks
+hold the same prompt, bit for bit, and so decide alike. The first rank alone writes into the folder of a run; the others
+keep the same run in a folder that is thrown away when they end.
 """
 
 import os
@@ -16,7 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from softprompt.errors import TrainingError
+from softprompt.backbones import Backbone
+from softprompt.backbones.sharding import held as numbers
+from softprompt.errors import RecipeError, TrainingError
+from softprompt.recipe import Recipe
 
 T = TypeVar("T")
 scratch: list["tempfile.TemporaryDirectory[str]"] = []  # kept until the process ends
@@ -66,6 +70,27 @@ def most(number: int) -> int:
     value = on_device(torch.tensor([number]))
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return int(value.item())
+
+
+def check(recipe: Recipe) -> None:
+    """Raise `RecipeError` for settings that need the whole backbone on every rank, or that ranks would do apart."""
+    if recipe.backbone.shard == "none":
+        return
+    for clash, key, expected in (
+        (recipe.lora.rank > 0, "lora.rank", "a prompt by itself"),
+        (bool(recipe.train.compare), "train.compare", "no training of the backbone itself"),
+        (recipe.train.cache == "file", "train.cache=file", "auto, memory or none: not every rank may have the file"),
+    ):
+        if clash:
+            raise RecipeError("SP-E839", f"{key} beside backbone.shard", expected, "leave one of them out")
+
+
+def held(backbone: Backbone) -> str:
+    """What a rank holds of a backbone that is to be shared, for people."""
+    if not backbone.sharded:
+        return "the backbone is whole in this one process; `accelerate launch` starts several that share it"
+    here, whole = numbers(backbone)
+    return f"each of {count()} ranks holds at most {most(here):,} of the backbone's {whole:,} numbers"
 
 
 def add_gradients(weights: Iterable[Tensor]) -> None:
@@ -132,4 +157,4 @@ def contents(place: Path) -> dict[str, bytes]:
     return found
 
 
-__all__ = ["add_gradients", "count", "first", "folder", "join", "most", "share", "together", "total"]
+__all__ = ["add_gradients", "check", "count", "first", "folder", "held", "join", "most", "share", "together", "total"]

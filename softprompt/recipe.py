@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from softprompt.data import TaskKind
 from softprompt.errors import RecipeError
@@ -36,6 +46,13 @@ class BackboneSection(Section):
     revision: str | None = None
     adapter: str | None = Field(None, description="folder of a LoRA adapter of PEFT, merged into the model")
     quantize: Literal["none", "int8", "int4"] = Field("none", description="weights of linear layers, after loading")
+    shard: Literal["none", "layers"] = Field("none", description="layers: each rank of a run keeps a part of every one")
+
+    @model_serializer(mode="wrap")
+    def unless_whole(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plain values, without `shard` where there is none: what began before there was one still is the same."""
+        values: dict[str, Any] = write(self)
+        return {key: value for key, value in values.items() if key != "shard" or value != "none"}
 
 
 class DataSection(Section):
@@ -231,7 +248,10 @@ class Recipe(Section):
 
     def to_yaml(self, *, full: bool = False) -> str:
         """The recipe as YAML; without `full`, only what differs from the defaults."""
-        return write_yaml(self.model_dump(mode="json", exclude_defaults=not full))
+        values = self.model_dump(mode="json", exclude_defaults=not full)
+        if full:
+            values["backbone"]["shard"] = self.backbone.shard
+        return write_yaml(values)
 
 
 def rooted(name: str) -> str:

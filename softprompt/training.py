@@ -21,7 +21,7 @@ from softprompt.checkpoint import State
 from softprompt.core import Batch, Row
 from softprompt.cost import announce
 from softprompt.doctor.before import guard
-from softprompt.engine import choose, once, parted
+from softprompt.engine import choose, idle, once, parted
 from softprompt.errors import TrainingError
 from softprompt.evaluate import Report, evaluate
 from softprompt.files import sweep, write_atomically
@@ -114,7 +114,8 @@ def parents_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def open_backbone(recipe: Recipe) -> Backbone:
-    """The backbone that a recipe names."""
+    """The backbone that a recipe names; raises `RecipeError` for settings that do not go with one in parts."""
+    ranks.check(recipe)
     return load_backbone(**recipe.backbone.model_dump())
 
 
@@ -136,6 +137,8 @@ def run(plan: Plan, backbone: Backbone, place: Path, state: State | None, listen
 
         check(plan, plan.recipe.train.compare)  # before hours go into the prompt
     listen({"event": "plan", "plan": plan, "prompt": prompt})
+    if plan.recipe.backbone.shard != "none":
+        listen({"event": "note", "text": ranks.held(backbone)})
     untrained = snapshot(prompt)
     best, history = fit(prompt, plan, place, state, listen)
     restore(prompt, best)
@@ -231,14 +234,18 @@ def step(
     settings = plan.recipe.train
     batches = ready(prompt, plan, rows, optimizer, rates, number)
     count = ranks.total(sum(prompt.head.count(batch) for batch in batches))
+    passes = ranks.most(len(batches)) if prompt.backbone.sharded else len(batches)  # each is a meeting of all ranks
     total = 0.0
     with mixed(prompt.backbone, settings.precision):
-        shared = once(prompt, len(batches))
+        shared = once(prompt, passes)
     for batch in batches:
         with mixed(prompt.backbone, settings.precision):
             loss = prompt.loss(batch, None if shared is None else shared.injection) / max(1, count)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
+    for _ in range(passes - len(batches)):
+        with mixed(prompt.backbone, settings.precision):
+            idle(prompt, min(rows, key=lambda row: len(row.ids)), shared)
     if shared is not None:
         shared.backward()
     ranks.add_gradients(weight for group in optimizer.param_groups for weight in group["params"])

@@ -15,7 +15,15 @@ import torch
 torch.set_num_threads(1)
 
 # Minutes each.
-FIRST = ("test_docs.py", "test_bench.py", "test_ray.py", "test_replicas.py", "test_ranks.py", "test_end_to_end.py")
+FIRST = (
+    "test_docs.py",
+    "test_bench.py",
+    "test_ray.py",
+    "test_replicas.py",
+    "test_ranks.py",
+    "test_sharded.py",
+    "test_end_to_end.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -36,6 +36,7 @@ class Backbone(nn.Module):
 
     spec: Spec
     model: Any  # a transformers model; typed where transformers types it, which is nowhere we look
+    sharded = False  # True: its layers lie in parts on all ranks, which have to run as many forwards (`sharding`)
 
     def __init__(self, model: Any, tokenizer: Any = None, name: str = "") -> None:
         super().__init__()

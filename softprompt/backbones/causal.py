@@ -49,6 +49,8 @@ class Causal(OneStack):
 
     @override
     def unfronted(self, batch: Batch, injection: Injection) -> str:
+        if self.sharded:
+            return "ranks that share a backbone run as many forwards, and not every batch has a front"
         if batch.packing is None or not batch.packing.front:
             return "rows that begin alike"
         if batch.below is not None or injection.prefix is not None:

@@ -4,12 +4,14 @@ The copy's lower layers answer with states that are given. Embeddings, masks, po
 code, layers keep their places in the list, and the model itself is never changed, not even for a moment.
 """
 
-import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Reached(Exception):
@@ -87,7 +89,7 @@ def caught(
 
 def acting(layer: nn.Module, forward: Callable[..., Any]) -> nn.Module:
     """A layer with another forward, and everything else that a model may ask it for."""
-    made = copy.copy(layer)
+    made = bare(layer)
     made.__dict__["forward"] = forward
     made.training = False  # in train mode a layer is run again in the backward pass, where that was asked for
     return made
@@ -95,11 +97,25 @@ def acting(layer: nn.Module, forward: Callable[..., Any]) -> nn.Module:
 
 def swapped(model: nn.Module, path: tuple[str, ...], layers: Mapping[Any, nn.Module]) -> nn.Module:
     """A copy of a model in which some of the modules at `path` are others; what is not on the path is shared."""
-    made = copy.copy(model)
+    made = copied(model)
     parts: dict[str, Any] = dict(model._modules)
     if path:
         parts[path[0]] = swapped(parts[path[0]], path[1:], layers)
     else:
         parts |= {str(i): layer for i, layer in layers.items()}
     made.__dict__["_modules"] = parts
+    return made
+
+
+def copied(module: M) -> M:
+    """A copy of a module by itself, over the same weights, parts and hooks; `copy.copy` cannot make one of FSDP's."""
+    made: M = object.__new__(type(module))
+    made.__dict__.update(module.__dict__)
+    return made
+
+
+def bare(module: M) -> M:
+    """As `copied`, without hooks: what they do for the module (FSDP's put it together) is not done for this copy."""
+    made = copied(module)
+    made.__dict__.update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
     return made

@@ -20,6 +20,7 @@ from softprompt.backbones.precision import check_precision
 from softprompt.backbones.probe import probe
 from softprompt.backbones.quantize import check_quantize, quantize_linear
 from softprompt.backbones.seq2seq import Seq2Seq
+from softprompt.backbones.sharding import check_shard, several, shard_over_ranks
 from softprompt.backbones.vision import Vision
 from softprompt.errors import BackboneError, Unsupported
 
@@ -36,15 +37,19 @@ def load_backbone(
     revision: str | None = None,
     adapter: str | Path | None = None,
     quantize: str = "none",
+    shard: str = "none",
 ) -> Backbone:
     """A frozen backbone with its tokenizer (or image processor): a local folder, a hub name, or `softprompt/minilm`.
 
     `dtype` is float32, bfloat16, float16 or auto (float32 on the CPU, bfloat16 on CUDA); `device` is cpu, cuda, cuda:1
     or auto. `adapter` is a LoRA folder of PEFT, merged into the weights; `quantize` (int8, int4) comes after it. Either
-    makes another backbone with another fingerprint. Raises `BackboneError` where there is no such model or adapter, and
-    `Unsupported` for families that cannot be steered or quantised.
+    makes another backbone with another fingerprint. With `shard="layers"`, every rank of a run keeps a part of each
+    layer; one process by itself keeps them whole. Raises `BackboneError` where there is no such model or adapter,
+    `Unsupported` for families that cannot be steered or quantised, `RecipeError` for those that cannot be sharded.
     """
     place = choose_device(device)
+    if shard != "none":
+        check_shard(shard, quantize)
     if quantize != "none":
         check_quantize(quantize, place)
     wanted = choose_dtype(dtype, place)
@@ -53,9 +58,27 @@ def load_backbone(
         raise BackboneError(
             "SP-E401", f"no config.json in {path}", "a folder in the transformers layout", "check --model"
         )
+
+    def whole(where: torch.device, *more: str) -> Backbone:
+        model, tokenizer, changes = opened(path, revision, wanted, adapter)
+        return changed(wrap(model.to(where), tokenizer, str(name)), [*changes, *more])
+
+    if shard != "none" and several():  # a device need not have room for the whole
+        return shard_over_ranks(lambda: whole(torch.device("cpu")), place)
+    if quantize == "none":
+        return whole(place)
+    backbone = whole(torch.device("cpu"), quantize)  # known by its weights before rounding
+    quantize_linear(backbone.model, quantize, place)
+    return backbone
+
+
+def opened(
+    path: str, revision: str | None, dtype: torch.dtype, adapter: str | Path | None
+) -> tuple[nn.Module, Any, list[str]]:
+    """A model with its LoRA merged in, its tokenizer or image processor, and what was done to its weights."""
     try:
         config = tf.AutoConfig.from_pretrained(path, revision=revision)
-        model = read_weights(path, config, revision, wanted)
+        model = read_weights(path, config, revision, dtype)
         reader = tf.AutoImageProcessor if config.model_type in VISION else tf.AutoTokenizer
         tokenizer = reader.from_pretrained(path, revision=revision)
     except (OSError, ValueError, json.JSONDecodeError) as error:
@@ -65,15 +88,10 @@ def load_backbone(
             "a local model folder or a model on the hub",
             "check --model and --revision",
         ) from error
-    changes = []
-    if adapter is not None:
-        model, digest = merge(model, Path(adapter))
-        changes.append(digest)
-    if quantize == "none":
-        return changed(wrap(model.to(place), tokenizer, str(name)), changes)
-    backbone = changed(wrap(model, tokenizer, str(name)), [*changes, quantize])  # known by its weights before rounding
-    quantize_linear(backbone.model, quantize, place)
-    return backbone
+    if adapter is None:
+        return model, tokenizer, []
+    model, digest = merge(model, Path(adapter))
+    return model, tokenizer, [digest]
 
 
 def changed(backbone: Backbone, changes: list[str]) -> Backbone:

@@ -6,7 +6,6 @@ meet these keys. That is the layer's own code both times, so nothing has to be k
 right is tried once, at load (`softprompt.backbones.probe`), and in the trial before the first step.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from softprompt.backbones.base import close
-from softprompt.backbones.layers import acting
+from softprompt.backbones.layers import bare, copied
 from softprompt.backbones.text import Text, prefix_length, shared, tokens_only
 from softprompt.core import TEXT, Batch, Below, Injection, Output, Packing
 from softprompt.errors import Unsupported
@@ -108,9 +107,12 @@ def one_row(backbone: Text, batch: Batch, injection: Injection) -> str:
 
 
 def at_places(layer: nn.Module, state: Several, places: Tensor) -> nn.Module:
-    """A last layer that answers at places [J] of its row alone; what it answers elsewhere is zero."""
-    layer = copy.copy(layer)
-    layer.training = False  # so that it is not run again in the backward pass: it could not break off twice
+    """A last layer that answers at places [J] of its row alone; what it answers elsewhere is zero.
+
+    Its hooks run around both runs, once: a layer that lies in parts on several ranks has to stay whole between them.
+    """
+    made, layer = copied(layer), bare(layer)
+    made.training = layer.training = False  # not run again in the backward pass: it could not break off twice
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         states = args[0] if args else kwargs["hidden_states"]
@@ -128,7 +130,8 @@ def at_places(layer: nn.Module, state: Several, places: Tensor) -> nn.Module:
         whole = torch.zeros_like(states, dtype=few.dtype).index_copy(1, places, few)
         return (whole, *answer[1:]) if isinstance(answer, tuple) else whole
 
-    return acting(layer, forward)
+    made.__dict__["forward"] = forward
+    return made
 
 
 def narrowed(tokens: int, places: Tensor) -> Callable[[Any], Any]:

@@ -1,25 +1,17 @@
 """Two ranks that train one prompt, started as a user starts them, over gloo on the CPU."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tiny_runs
 import torch
+from two_ranks import launched, steps, tensors
 
-from softprompt.artifact import Artifact
 from softprompt.training import resume, train
 
 pytest.importorskip("accelerate", reason="several ranks need accelerate: pip install 'softprompt[accelerate]'")
 
-# `--cpu` starts no second process without MPI; several processes on CPUs are what it calls multi_gpu.
-LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
-PLAIN = ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
-HERE = Path(__file__).parents[2]
 SETTINGS = (
     "train.accumulate=2",
     "train.batch_size=5",
@@ -29,13 +21,6 @@ SETTINGS = (
 )
 
 
-def launched(*line: str) -> subprocess.CompletedProcess[str]:
-    """A command line of ours on two ranks."""
-    environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, *LAUNCH, *PLAIN, "-m", "softprompt", *line]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The same recipe on one rank and on two: 40 rows, 10 a step in two batches of 5, so that shares are unequal."""
@@ -43,18 +28,9 @@ def runs(tmp_path_factory):
     recipe = tiny_runs.recipe(folder, *SETTINGS)
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     train(recipe, folder / "one")
-    done = launched("train", str(folder / "recipe.yaml"), "--run", str(folder / "two"), "--json")
+    done = launched("-m", "softprompt", "train", str(folder / "recipe.yaml"), "--run", str(folder / "two"), "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     return folder, done
-
-
-def steps(folder):
-    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [event for event in events if event["event"] == "step"]
-
-
-def tensors(folder):
-    return Artifact.load(folder / "prompt.safetensors").tensors
 
 
 def test_two_ranks_end_where_one_does_at_the_same_global_batch(runs):
