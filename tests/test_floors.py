@@ -103,6 +103,7 @@ def test_the_halves_of_the_server_meet_in_their_contract_only(half: str, other: 
         ("gepa", {"llm"}),
         ("fsspec", {"store"}),
         ("ray", {"sweep", "serve"}),
+        ("vllm", {"serve"}),
     ],
 )
 def test_a_library_is_imported_only_at_home(library: str, homes: set[str] | None) -> None:

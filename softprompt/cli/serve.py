@@ -12,6 +12,7 @@ import typer
 
 from softprompt.cli.options import Address, AsJson, Model, Where
 from softprompt.cli.output import document, next_steps, note, say
+from softprompt.cli.serve_vllm import Engines, check_engine, in_vllm
 from softprompt.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -51,9 +52,16 @@ def serve(
         str | None, typer.Option(help="With --on: 2, or 1-4 by the length of the queue.  [default: 1]", metavar="N|N-M")
     ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="With --on: cores of a replica.  [default: 1]")] = None,
+    engine: Annotated[
+        Engines, typer.Option(help="What writes: built-in, or vLLM, for text answers.")
+    ] = Engines.builtin,
+    engine_option: Annotated[
+        list[str] | None, typer.Option(help="With --engine vllm: an option of its; repeatable.", metavar="NAME=VALUE")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve prompts over HTTP, in OpenAI's API, with a page."""
+    check_engine(engine, engine_option or [], on)
     try:
         from softprompt.serve import launch
     except ModuleNotFoundError as error:
@@ -70,7 +78,10 @@ def serve(
         if address is not None or replicas is not None or cores is not None:
             found = "--address, --replicas or --cores without --on"
             raise RecipeError("SP-E252", found, "--on ray beside them", "add --on ray")
-        opening = here(shelf, model, limits, rows=rows, waiting=queue)
+        if engine is Engines.vllm:
+            opening = in_vllm(shelf, backbone_named(shelf, model), limits, rows, queue, engine_option or [])
+        else:
+            opening = here(shelf, model, limits, rows=rows, waiting=queue)
     else:
         sizes = {"cores": cores or 1, "rows": rows, "waiting": queue}
         opening = on_cluster(shelf, model, limits, address, range_of(replicas or "1"), sizes)
