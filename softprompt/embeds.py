@@ -66,9 +66,12 @@ A text that is too long for the model is not cut here.
 def export_embeds(artifact: Artifact, folder: str | Path, backbone: Backbone) -> None:
     """Write `prompt.safetensors` and a README.md that says how to use it.
 
-    Raises `Unsupported` SP-E429 for a prompt that vectors in the text cannot say, and `ArtifactError` SP-E320 for a
-    backbone that is not the prompt's.
+    Raises `Unsupported` SP-E429 for a prompt that vectors in the text cannot say or that needs more than a model's own
+    weights, and `ArtifactError` SP-E320 for a backbone that is not the prompt's.
     """
+    for key, value in artifact.card.recipe.get("backbone", {}).items():
+        if key in ("adapter", "quantize") and value not in (None, "none"):
+            raise refused(f"a prompt on a backbone with backbone.{key}={value}", "one on a model's own weights")
     prompt, place = artifact.bind(backbone), Path(folder)
     made = vectors(prompt).embeds
     assert made is not None

@@ -10,7 +10,8 @@ import torch
 from softprompt.artifact import Artifact
 from softprompt.cli import main
 from softprompt.core import Example, Start
-from softprompt.embeds import FAMILIES
+from softprompt.embeds import FAMILIES, export_embeds
+from softprompt.errors import Unsupported
 from softprompt.heads import LanguageModel, Verbalizer
 from softprompt.methods.idpg import IDPG
 from softprompt.methods.prefix import PrefixTuning
@@ -34,6 +35,17 @@ def save(frozen, path, form=FORMS[0], method=PromptTuning, head=None, task=None)
 
 def export(path, out, model):
     return main(["export", str(path), str(out), "--to", "vllm", "--model", str(model)])
+
+
+def test_a_prompt_that_needs_more_than_the_models_own_weights_is_refused(tmp_path):
+    frozen = tiny_runs.open_model(tmp_path)
+    for key, value in (("adapter", "lora"), ("quantize", "int8")):
+        Artifact.of(save(frozen, tmp_path / "p.safetensors"), {"backbone": {key: value}}, {}).save(
+            tmp_path / f"{key}.s"
+        )
+        with pytest.raises(Unsupported, match="SP-E429"):
+            export_embeds(Artifact.load(tmp_path / f"{key}.s"), tmp_path / key, frozen)
+        assert not (tmp_path / key).exists()
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
