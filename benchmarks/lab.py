@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments import EXPERIMENTS, Side
+from experiments import EXPERIMENTS, GAP_SEEDS, Side, gap_run
 from results import DATA, ROOT, parts, write
 from runs import put
 from transformers import LlamaForCausalLM
@@ -58,24 +58,30 @@ def prepare() -> None:
 def comparisons(name: str) -> list[tuple[str, Path, Path]]:
     """The command of every comparison of an experiment, the folder it runs in, and the one its report goes to."""
     found = [command for command in EXPERIMENTS[name].commands if command.startswith("compare")]
-    ends = ["", *(f"-{i}" for i in range(2, len(found) + 1))]
+    ends = [f"-{i}" if i > 1 else "" for i in range(1, len(found) + 1)]
     return [(c, PLACE / f"{name}{end}", HOME / f"{name}{end}") for c, end in zip(found, ends, strict=True)]
 
 
 def run(name: str) -> None:
     """Everything that an experiment needs, then its comparisons; their reports are copied."""
     for command in EXPERIMENTS[name].commands:
-        if not command.startswith("compare") and not Path(command.split()[-1]).exists():
-            call(command)
+        folder = Path(command.split()[-1])
+        if not command.startswith("compare") and not (folder / "report.json").exists():
+            call(f"resume {folder}" if folder.exists() else command)
     for command, place, report in comparisons(name):
         call(f"{command} --run {place}")
         report.mkdir(parents=True, exist_ok=True)
         for file in LEFT:
             if (place / file).exists():
                 shutil.copyfile(place / file, report / file)
-    if EXPERIMENTS[name].kind == "calibration":
-        errors = calibration(name)
-        (HOME / name / "calibration.json").write_text(json.dumps(errors, indent=1) + "\n")
+    if (kind := EXPERIMENTS[name].kind) in READ:
+        (HOME / name).mkdir(exist_ok=True)
+        numbers_of(name).write_text(json.dumps(READ[kind](name), indent=1) + "\n")
+
+
+def numbers_of(name: str) -> Path:
+    """The file of what is read from the runs of an experiment, beside what its reports say."""
+    return HOME / name / f"{EXPERIMENTS[name].kind}.json"
 
 
 def call(command: str) -> None:
@@ -100,6 +106,20 @@ def calibration(name: str) -> dict[str, dict[str, float]]:
     return found
 
 
+def gaps(name: str) -> dict[str, dict[str, float]]:
+    """How far the prompt is behind full fine-tuning on test, by backbone and seed."""
+    found: dict[str, dict[str, float]] = {}
+    for _, _, model in (*EXPERIMENTS[name].plus, *EXPERIMENTS[name].minus):
+        for seed in GAP_SEEDS:
+            report = json.loads(gap_run(model, seed).joinpath("report.json").read_text())
+            whole, prompt = report["comparators"]["full fine-tuning"], report["scores"][0]
+            found.setdefault(model, {})[str(seed)] = whole["value"] - prompt["value"]
+    return found
+
+
+READ = {"calibration": calibration, "gap": gaps}  # what is smaller where the claim holds
+
+
 def expected_error(pairs: Sequence[tuple[float, float]]) -> float:
     """Guo et al. 2017, arXiv:1706.04599, equation 3: mean gap of confidence and accuracy over BINS equal bins."""
     bins: dict[int, list[tuple[float, float]]] = {}
@@ -119,6 +139,7 @@ def scores(reports: Sequence[Numbers], side: Side) -> dict[int, float]:
 def verdict(name: str) -> tuple[str, str]:
     """The numbers that decide, and whether the claim held; empty where a report is lacking."""
     asked, files = EXPERIMENTS[name], [report / "numbers.json" for _, _, report in comparisons(name)]
+    files += [numbers_of(name)] if asked.kind in READ else []
     if not all(file.exists() for file in files):
         return "", ""
     reports = [json.loads(file.read_text()) for file in files]
@@ -127,9 +148,9 @@ def verdict(name: str) -> tuple[str, str]:
         value, error = welch(*apart)
         told = " against ".join(f"{statistics.mean(one):.1f} (n = {len(one)})" for one in apart)
         return f"mean distance from the median {told}: {value:+.1f} ±{error:.1f}", held(value, abs(value) > error)
-    if asked.kind == "calibration":
-        errors = json.loads((HOME / name / "calibration.json").read_text())
-        plus, minus = ([errors[one[2]] for one in side] for side in (asked.minus, asked.plus))  # smaller is better
+    if asked.kind in READ:
+        read = reports.pop()
+        plus, minus = ([read[one[2]] for one in side] for side in (asked.minus, asked.plus))  # smaller is better
         plus, minus = ([{int(k): 100 * v for k, v in one.items()} for one in side] for side in (plus, minus))
     else:
         plus, minus = ([scores(reports, one) for one in side] for side in (asked.plus, asked.minus))
@@ -158,7 +179,9 @@ def page() -> str:
     lines = ["| experiment | claim | seen here | verdict |", "| --- | --- | --- | --- |"]
     for name, asked in EXPERIMENTS.items():
         seen, decided = verdict(name)
-        reports = ", ".join(f"[report]({report.name}/report.html)" for _, _, report in comparisons(name))
+        links = [f"[report]({report.name}/report.html)" for _, _, report in comparisons(name)]
+        links += [f"[numbers]({name}/{asked.kind}.json)"] if asked.kind in READ else []
+        reports = ", ".join(links)
         lines.append(
             f"| `{name}` | {asked.claim} | {seen + '; ' + reports if seen else ''} | {decided or 'not run yet'} |"
         )
