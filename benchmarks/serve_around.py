@@ -1,6 +1,5 @@
 """What stands around a step of the engine: a thousand prompts beside ten, and HTTP in front of it (for serve.py)."""
 
-import asyncio
 import http.client
 import json
 import random
@@ -23,15 +22,17 @@ from softprompt.prompt import Prompt, Task
 from softprompt.serve.contract import Request, Sampling
 from softprompt.serve.engine import PromptEngine
 from softprompt.serve.engine.limits import Limits
+from softprompt.serve.http import logs
 from softprompt.serve.http.app import make_app
 from softprompt.serve.http.guard import Limits as HttpLimits
-from softprompt.serve.http.server import Draining, bound_socket, configured, serve
+from softprompt.serve.http.server import Draining, bound_socket, configured, run_server
 from softprompt.serve.http.shelf import Files
 from softprompt.serve.launch import open_engine
 from softprompt.template import Template
 
 MIB = 1 << 20
 ASKED = 30  # requests of each kind whose time is taken
+PAIRS = 300  # requests over HTTP and direct: each takes 18 ms, give or take 2, and a difference of 1 is looked for
 
 
 def resident() -> int:
@@ -98,9 +99,10 @@ def served(backbone: Any, m: int) -> Iterator[tuple[PromptEngine, int]]:
         Artifact.of(prompt, {}, {}).save(Path(folder) / "task.safetensors")
         engine, service = open_engine(Files([Path(folder)]), backbone, HttpLimits())
     service.gate.hosts = {"127.0.0.1"}
+    logs.to_stderr()  # a line a request, as `softprompt serve` writes it
     door = bound_socket("127.0.0.1", 0)
     server = Draining(configured(make_app(service, ()), service), service)
-    thread = threading.Thread(target=lambda: asyncio.run(serve(server, [door], watch=0.0)), daemon=True)
+    thread = threading.Thread(target=run_server, args=(server, [door]), kwargs={"watch": 0.0}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
@@ -132,7 +134,7 @@ def over_http(backbone: Any, m: int, texts: list[str]) -> dict[str, Any]:
 
         ways: dict[str, Callable[[str], float]] = {"http": by_http, "engine": direct}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}  # of the process, of this thread
-        for i in range(2 * ASKED + 5):
+        for i in range(PAIRS + 5):
             text = texts[i % len(texts)]
             answers = []
             for name in random.sample(sorted(ways), 2):

@@ -131,7 +131,11 @@ class Verbalizer(LanguageModel):
         """Log-probabilities of the classes [B, C] from the logits at each row's answer."""
         assert output.logits is not None
         answer = (aligned(output, batch) != IGNORE).int().argmax(1)  # [B], index into the columns
-        logits = output.logits[torch.arange(len(answer), device=answer.device), answer].float()  # [B, V]
+        return self.chances(output.logits[torch.arange(len(answer), device=answer.device), answer])
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """The same from the logits [B, V] at the answers."""
+        logits = logits.float()
         ids, keep = self.get_buffer("ids"), self.get_buffer("keep")
         per_token = logits[:, ids].masked_fill(~keep, 0.0)  # [B, E, W]
         scores = per_token.sum(-1) / keep.sum(-1)

@@ -1,6 +1,5 @@
 """A server in a thread beside other work: for demonstrations, notebooks and tests."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from softprompt.backbones import Backbone
 from softprompt.serve.http.app import make_app
 from softprompt.serve.http.guard import Limits
-from softprompt.serve.http.server import Draining, configured, serve
+from softprompt.serve.http.server import Draining, configured, run_server
 from softprompt.serve.http.shelf import Shelf
 from softprompt.serve.launch import address_of, listening, open_engine
 
@@ -21,7 +20,7 @@ def beside(shelf: Shelf, backbone: Backbone) -> Iterator[str]:
     try:
         door = listening("127.0.0.1", 0)
         server = Draining(configured(make_app(service), service), service)
-        thread = threading.Thread(target=lambda: asyncio.run(serve(server, [door], watch=0)), daemon=True)
+        thread = threading.Thread(target=run_server, args=(server, [door]), kwargs={"watch": 0}, daemon=True)
         thread.start()
         while thread.is_alive() and not server.started:
             time.sleep(0.01)

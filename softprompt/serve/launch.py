@@ -1,6 +1,5 @@
 """From the settings of a command line to a server that runs until it is told to stop."""
 
-import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from softprompt.serve.http.app import make_app
 from softprompt.serve.http.catalog import Catalog
 from softprompt.serve.http.guard import Limits
 from softprompt.serve.http.metrics import Meters
-from softprompt.serve.http.server import Draining, bound_socket, configured, serve
+from softprompt.serve.http.server import Draining, bound_socket, configured, run_server
 from softprompt.serve.http.service import Service
 from softprompt.serve.http.shelf import Shelf
 
@@ -78,7 +77,7 @@ def run(service: Service, door: Door, opened: Callable[[Opened], None], *, watch
         address = address_of(other)
     logs.to_stderr()
     opened(Opened(address_of(socket_), address, service))
-    asyncio.run(serve(server, [socket_], watch=watch, admin=admin))
+    run_server(server, [socket_], watch=watch, admin=admin)
     logs.log("stopped")
 
 

@@ -1,6 +1,5 @@
 """Servers of the tests: in a thread, on a free port."""
 
-import asyncio
 import threading
 import time
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from softprompt.serve.http.app import make_app
 from softprompt.serve.http.catalog import Catalog
 from softprompt.serve.http.guard import Gate, Limits
 from softprompt.serve.http.metrics import Meters
-from softprompt.serve.http.server import Draining, bound_socket, configured, serve
+from softprompt.serve.http.server import Draining, bound_socket, configured, run_server
 from softprompt.serve.http.service import Service
 
 
@@ -51,7 +50,7 @@ def running(engine, shelf, *, keys=(), limits=None, watch=0.0, hosts=()):
     door = bound_socket("127.0.0.1", 0)
     port = door.getsockname()[1]
     server = Draining(configured(app, service), service)
-    thread = threading.Thread(target=lambda: asyncio.run(serve(server, [door], watch=watch)), daemon=True)
+    thread = threading.Thread(target=run_server, args=(server, [door]), kwargs={"watch": watch}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)

@@ -137,7 +137,7 @@ def test_a_front_is_laid_once_and_nan_in_one_reaches_no_other_row() -> None:
 def test_a_short_row_and_its_front_are_one_softmax() -> None:
     torch.manual_seed(0)
     query, front, own = torch.randn(HEADS, 5, SIZE), (torch.randn(KEYS, 3, SIZE),) * 2, torch.randn(2, KEYS, 5, SIZE)
-    out = beside(query, front, (own[0], own[1]), SCALE)
+    out = beside(query[None], (front[0][None], front[1][None]), (own[:1], own[1:]), SCALE)[0]
     for i in range(5):
         keys, values = (torch.cat([front[side], own[side][:, : i + 1]], 1) for side in (0, 1))
         torch.testing.assert_close(out[:, i], right(query[:, i], keys, values), rtol=1e-5, atol=1e-5)

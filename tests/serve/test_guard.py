@@ -202,6 +202,60 @@ def test_headers_that_are_too_large_are_refused(server):
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
+def head(path, length, *, host="x"):
+    """The beginning of a request with a body."""
+    lines = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n"
+    return f"{lines}Content-Type: application/json\r\n\r\n".encode()
+
+
+def test_headers_that_never_end_are_refused_however_small_their_pieces_are(server):
+    with socket.create_connection(("127.0.0.1", server.port)) as door:
+        door.settimeout(5)
+        door.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with contextlib.suppress(OSError):
+            for _ in range(40):
+                door.sendall(b"x" * 1000)
+                time.sleep(0.005)
+        assert b" 400 " in door.recv(4000)
+
+
+def test_a_large_body_does_not_count_as_headers_of_the_next_request(server):
+    body = json.dumps({"model": "moods", "input": "x" * 90_000}).encode()
+    with socket.create_connection(("127.0.0.1", server.port)) as door:
+        door.settimeout(5)
+        for _ in range(3):
+            door.sendall(head("/v1/classify", len(body)) + body[:-1])
+            door.sendall(body[-1:])
+            assert door.recv(4000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_goes_ends_the_request_before_the_last_of_a_pipeline(start):
+    with start(pause=0.1) as server:
+        body = json.dumps({"model": "writer", "prompt": "w " * 100, "max_tokens": 100}).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as door:
+            door.sendall(2 * (head("/v1/completions", len(body)) + body))
+            wait(lambda: server.engine.active)
+            time.sleep(0.2)
+        began = time.monotonic()
+        wait(lambda: not server.engine.active and server.service.gate.busy == 0)
+        assert time.monotonic() - began < 2
+        assert [handle.cancelled for handle in server.engine.gone] == [True]
+
+
+def test_a_body_that_drips_in_after_its_refusal_does_not_hold_a_connection(start):
+    with start(keys=[KEY], limits=Limits(header_seconds=0.5)) as server:
+        door = socket.create_connection(("127.0.0.1", server.port))
+        door.sendall(head("/v1/classify", 1000))
+        door.settimeout(5)
+        assert b" 401 " in door.recv(4000)
+        began = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began < 10:
+                door.sendall(b"x")
+                time.sleep(0.1)
+        assert time.monotonic() - began < 5
+
+
 ABUSE = [
     {"n": 10**6}, {"n": 0}, {"n": -1}, {"n": 1.5}, {"n": "2"}, {"max_tokens": 10**9}, {"max_tokens": 0},
     {"max_tokens": -5}, {"temperature": -1}, {"temperature": 99}, {"temperature": "hot"}, {"top_p": 0}, {"top_p": 2},

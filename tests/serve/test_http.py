@@ -223,6 +223,18 @@ def test_the_state_of_the_server(server):
         assert {"/v1/chat/completions", "/v1/classify", "/v1/tag", "/v1/embeddings", "/metrics"} <= paths.keys()
 
 
+def test_routes_that_are_asked_directly_are_described_like_any_other(server):
+    bodies = {"completions": "Completion", "chat/completions": "Chat", "classify": "Score", "tag": "Tag"}
+    with server.http() as http:
+        paths = http.get("/openapi.json").json()["paths"]
+        for path, kind in bodies.items():
+            body = paths[f"/v1/{path}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+            assert body["$ref"].endswith(f"/{kind}Request")
+            assert paths[f"/v1/{path}"]["post"]["description"]
+            assert http.get(f"/v1/{path}").status_code == 405
+            assert http.post(f"/v1/{path}/nothing", json={}).status_code == 404
+
+
 def test_a_card_tells_what_is_public_and_no_more(server):
     with server.http() as http:
         card = http.get("/v1/prompts/moods@prod").json()

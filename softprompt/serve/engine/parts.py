@@ -5,7 +5,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from softprompt.core import Pair
 from softprompt.packed import flash
+
+SHORT = 64  # tokens of a row that reads up to which front and row are one softmax, not two that are merged
 
 
 def part(
@@ -31,23 +34,23 @@ def part(
     return ((scores - norm[..., None]).exp() @ value).to(query.dtype), norm
 
 
-def beside(query: Tensor, front: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], scale: float) -> Tensor:
-    """Attention [heads, Q, D] of Q queries to a front and, causally, to as many keys of their own [K, Q, D].
+def beside(query: Tensor, front: Pair, own: Pair, scale: float) -> Tensor:
+    """Attention [1, heads, Q, D] of Q queries, `SHORT` at most, to a front and, causally, to Q keys of their own.
 
-    One softmax over both. For short rows this is quicker than two parts that are merged.
+    One softmax over keys that are copied side by side for it: for short rows, a copy that stays in the cache of a core
+    and two plain products cost less than parts that are merged, and less than torch's kernels for attention.
     """
-    heads, count, length = own[0].shape[0], query.shape[1], front[0].shape[1]
-    asked = query.reshape(heads, -1, query.shape[2])  # [K, heads / K * Q, D]
-    scores = asked.new_empty(heads, asked.shape[1], length + count)
-    scores[..., :length].baddbmm_(asked, front[0].transpose(1, 2), beta=0, alpha=scale)
-    later = unseen(count, asked.shape[1] // count, query.dtype, query.device)
-    torch.baddbmm(later, asked, own[0].transpose(1, 2), alpha=scale, out=scores[..., length:])
-    shares = scores.softmax(-1)
-    made = torch.bmm(shares[..., :length], front[1]).baddbmm_(shares[..., length:], own[1])
-    return made.reshape(*query.shape[:2], own[1].shape[2])
+    keys, values = (torch.cat([first[0].to(then), then[0]], 1) for first, then in zip(front, own, strict=True))
+    heads, count, places = keys.shape[0], query.shape[2], keys.shape[1]
+    asked = query.reshape(heads, -1, query.shape[3])  # [K, heads / K * Q, D]
+    later = unseen(front[0].shape[2], query.dtype, query.device)[:, :count, :places]
+    if asked.shape[1] > count:
+        later = later.repeat(1, asked.shape[1] // count, 1)
+    shares = torch.baddbmm(later, asked, keys.transpose(1, 2), alpha=scale).softmax(-1)
+    return torch.bmm(shares, values).view(1, -1, count, values.shape[2])
 
 
-@lru_cache(maxsize=64)
-def unseen(count: int, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[groups * Q, Q]: minus infinity where a key comes after the query."""
-    return torch.full((count, count), -torch.inf, dtype=dtype, device=device).triu_(1).repeat(groups, 1)
+@lru_cache(maxsize=32)
+def unseen(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1, SHORT, length + SHORT]: minus infinity where a key comes after the query; a front of `length` does not."""
+    return torch.full((1, SHORT, length + SHORT), -torch.inf, dtype=dtype, device=device).triu_(length + 1)

@@ -2,13 +2,14 @@
 
 A step is laid out as [one token of every row that writes][some tokens of every row that reads]. A row attends to the
 front that its prompt was compiled to, to its own earlier tokens, and to the step's. These are parts of one softmax,
-merged by their normalisers (`softprompt.packed`), so the front is read where it lies and never copied for a request.
+merged by their normalisers (`softprompt.packed`), so the front is read where it lies; for a short row, a layer of it is
+copied beside the row's own keys while they are read, because that takes less time.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,9 @@ from torch import Tensor, nn
 from softprompt.core import Pair
 from softprompt.packed import check_asked, merge, unpackable
 from softprompt.serve.engine.cache import Cache
-from softprompt.serve.engine.parts import beside, part
+from softprompt.serve.engine.parts import SHORT, beside, part
 from softprompt.serve.engine.table import Front
 from softprompt.serve.engine.writing import Writing, Written
-
-SHORT = 64  # tokens of a row that reads up to which front and row are one softmax, not two that are merged
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,10 @@ class Ragged:
     ) -> None:
         self.layers = {id(module): i for i, module in enumerate(modules)}
         self.segments = sorted(segments, key=lambda segment: segment.begin)
+        groups = groupby(range(len(self.segments)), key=lambda i: self.segments[i].front)
+        self.fronts = [(front, list(members)) for front, members in groups]
+        writes = self.segments[0].begin if self.segments else 0
+        self.cuts = [writes] * (writes > 0) + [segment.end - segment.begin for segment in self.segments]
         self.writing, self.cache = writing, cache
         self.keep, self.kept = keep, dict[int, Pair]()  # keys and values of the step by layer, where they are wanted
         self.windows: dict[int, int | None] = {}  # of every layer that asked
@@ -97,52 +100,57 @@ class Ragged:
 
     def read(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention [1, N, heads, D] of the rows that read."""
+        asked, keys, values = (torch.split(x, self.cuts, 2)[-len(self.segments) :] for x in (query, key, value))
+        rows = [Read(*row) for row in zip(self.segments, asked, keys, values, strict=True)]
         made = []
-        for front, group in groupby(self.segments, key=lambda segment: segment.front):
-            segments = list(group)
+        for front, members in self.fronts:
+            mine = [rows[i] for i in members]
             pair = front.pairs[layer] if front.places else None
-            if pair is not None and len(segments) == 1 and brief(segments[0]):
-                made.append(self.short(layer, segments[0], query, key, value, scale, pair))
-                continue
-            parts = [self.own(layer, segment, query, key, value, scale) for segment in segments]
-            whole, norm = (torch.cat([m[j] for m in parts], 2) if len(parts) > 1 else parts[0][j] for j in (0, 1))
-            if pair is not None:
-                asked = query[:, :, segments[0].begin : segments[-1].end]
-                merge(whole, norm, *part(asked, pair[0], pair[1], scale))
-            made.append(whole)
+            if pair is None:
+                made += [self.own(layer, row, scale)[0] for row in mine]
+            elif len(mine) == 1 and brief(mine[0].segment):
+                self.store(layer, mine[0])
+                made.append(beside(mine[0].asked, pair, (mine[0].key, mine[0].value), scale))
+            else:
+                begin, end = mine[0].segment.begin, mine[-1].segment.end
+                made.append(self.behind(layer, mine, query[:, :, begin:end], pair, scale))
         return torch.cat([x.transpose(1, 2) for x in made], 1)
 
-    def short(
-        self, layer: int, segment: Segment, query: Tensor, key: Tensor, value: Tensor, scale: float, pair: Pair
-    ) -> Tensor:
-        """A short row and its front in one softmax, [1, heads, N, D]."""
-        asked, *new = (x[0, :, segment.begin : segment.end] for x in (query, key, value))
-        self.store(layer, segment, key, value)
-        front = pair[0][0].to(asked.dtype), pair[1][0].to(asked.dtype)
-        return beside(asked, front, (new[0], new[1]), scale)[None]
+    def behind(self, layer: int, rows: Sequence["Read"], asked: Tensor, pair: Pair, scale: float) -> Tensor:
+        """Rows [1, heads, N, D] that share a front: they read it in one product."""
+        parts = [self.own(layer, row, scale) for row in rows]
+        whole, norm = (torch.cat([m[j] for m in parts], 2) if len(parts) > 1 else parts[0][j] for j in (0, 1))
+        merge(whole, norm, *part(asked, pair[0], pair[1], scale))
+        return whole
 
-    def store(self, layer: int, segment: Segment, key: Tensor, value: Tensor) -> Pair | None:
+    def store(self, layer: int, row: "Read") -> Pair | None:
         """Keep the keys and values of a row, if anybody will ask for them; the slot [1, K, S, D] that it has."""
-        if segment.slot < 0:
+        slot, done = row.segment.slot, row.segment.done
+        if slot < 0:
             return None
         assert self.cache is not None
-        slot, begin, end = segment.slot, segment.begin, segment.end
-        stores = self.cache.layer(layer, key, value)
-        for store, made in zip(stores, (key, value), strict=True):
-            store[slot, :, segment.done : segment.done + end - begin] = made[0, :, begin:end]
+        stores = self.cache.layer(layer, row.key, row.value)
+        for store, made in zip(stores, (row.key, row.value), strict=True):
+            store[slot, :, done : done + made.shape[2]] = made[0]
         return stores[0][slot : slot + 1], stores[1][slot : slot + 1]
 
-    def own(
-        self, layer: int, segment: Segment, query: Tensor, key: Tensor, value: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def own(self, layer: int, row: "Read", scale: float) -> tuple[Tensor, Tensor]:
         """One row's attention to its own tokens, and the normalisers."""
-        begin, end, done = segment.begin, segment.end, segment.done
-        asked = query[:, :, begin:end]
-        out, norm = part(asked, key[:, :, begin:end], value[:, :, begin:end], scale, causal=True)
-        stored = self.store(layer, segment, key, value)
+        done = row.segment.done
+        out, norm = part(row.asked, row.key, row.value, scale, causal=True)
+        stored = self.store(layer, row)
         if done and stored is not None:
-            merge(out, norm, *part(asked, stored[0][:, :, :done], stored[1][:, :, :done], scale))
+            merge(out, norm, *part(row.asked, stored[0][:, :, :done], stored[1][:, :, :done], scale))
         return out, norm
+
+
+class Read(NamedTuple):
+    """A row that reads, in one layer: queries [1, heads, n, D], keys and values [1, K, n, D] of the tokens it reads."""
+
+    segment: Segment
+    asked: Tensor
+    key: Tensor
+    value: Tensor
 
 
 def brief(segment: Segment) -> bool:

@@ -80,6 +80,9 @@ def scored(prompt: Prompt, kind: Kind, rows: Sequence[Row], outputs: Sequence[Te
     """
     for output in outputs:
         finite(output)
+    if kind == "label" and isinstance(prompt.head, Verbalizer) and prompt.head.one_pass and rows[0].decoder is None:
+        # One row with one label: what is asked of its only logits needs no batch.
+        return as_scored(prompt.named(prompt.head.chances(outputs[0][:1]))[0], kind)
     batches = [prompt.batch([row]) for row in rows]
     if kind == "embedding":
         states = pooled(Output(hidden=outputs[0][None]), batches[0], "mean")[0]

@@ -6,45 +6,42 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from fastapi import Request
 
 from softprompt.serve.contract import Kind, Sampling, Scored
+from softprompt.serve.http.direct import Direct
 from softprompt.serve.http.formats import usage_of
 from softprompt.serve.http.gather import together
 from softprompt.serve.http.schemas import EmbeddingRequest, ScoreRequest, TagRequest
 from softprompt.serve.http.service import Given, Service
 
 
-def routes(service: Service) -> APIRouter:
-    """The routes, over one service."""
-    router = APIRouter(prefix="/v1", tags=["answers"])
+def routes(app: Direct, service: Service) -> None:
+    """Give an application these routes, over one service."""
 
-    @router.post("/classify")
-    async def classify(asked: ScoreRequest, request: Request) -> Response:
+    @app.answer("/v1/classify", "answers")
+    async def classify(asked: ScoreRequest, request: Request) -> dict[str, Any]:
         """The label of every input, with the probability of every label."""
-        return JSONResponse(await answer(service, asked.model, asked.input, "label", request))
+        return await answer(service, asked.model, asked.input, "label", request)
 
-    @router.post("/tag")
-    async def tag(asked: TagRequest, request: Request) -> Response:
+    @app.answer("/v1/tag", "answers")
+    async def tag(asked: TagRequest, request: Request) -> dict[str, Any]:
         """A tag for every word of every input."""
-        return JSONResponse(await answer(service, asked.model, asked.input, "tags", request))
+        return await answer(service, asked.model, asked.input, "tags", request)
 
-    @router.post("/regress")
-    async def regress(asked: ScoreRequest, request: Request) -> Response:
+    @app.answer("/v1/regress", "answers")
+    async def regress(asked: ScoreRequest, request: Request) -> dict[str, Any]:
         """A number for every input."""
-        return JSONResponse(await answer(service, asked.model, asked.input, "number", request))
+        return await answer(service, asked.model, asked.input, "number", request)
 
-    @router.post("/embeddings")
-    async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
+    @app.answer("/v1/embeddings", "answers")
+    async def embeddings(asked: EmbeddingRequest, request: Request) -> dict[str, Any]:
         """A vector for every input: what the backbone makes of it with this prompt."""
         found = await answer(service, asked.model, asked.input, "embedding", request)
         if asked.encoding_format == "base64":
             for item in found["data"]:
                 item["embedding"] = packed(item["embedding"])
-        return JSONResponse(found)
-
-    return router
+        return found
 
 
 async def answer(service: Service, model: str, given: Any, kind: Kind, request: Request) -> dict[str, Any]:
@@ -52,7 +49,7 @@ async def answer(service: Service, model: str, given: Any, kind: Kind, request: 
     inputs: Sequence[Given] = given if isinstance(given, list) else [given]
     note = request.scope["state"]["note"]
     work = await service.begin(model, inputs, kind, Sampling(), note, "input")
-    wholes = await work.answers(request.receive)
+    wholes = await work.answers(request.scope["state"]["presence"])
     return {
         "id": f"{kind}-{note['request_id']}",
         "object": "list",

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from softprompt import __version__
 from softprompt.serve.http import answers, openai
 from softprompt.serve.http.catalog import Entry
+from softprompt.serve.http.direct import Direct
 from softprompt.serve.http.faults import answers_errors
 from softprompt.serve.http.guard import Guard, Keys
 from softprompt.serve.http.metrics import live
@@ -27,7 +28,7 @@ PAGE = Path(__file__).parent / "page" / "index.html"
 
 def make_app(service: Service, keys: Iterable[str] = ()) -> ASGIApp:
     """The application of the public port; with keys, every route but /health needs one of them."""
-    app = FastAPI(
+    app = Direct(
         title="softprompt",
         version=__version__,
         description="One frozen backbone, many prompts. `model` is the name of a prompt.",
@@ -35,8 +36,8 @@ def make_app(service: Service, keys: Iterable[str] = ()) -> ASGIApp:
         redoc_url=None,
     )
     answers_errors(app)
-    app.include_router(openai.routes(service))
-    app.include_router(answers.routes(service))
+    openai.routes(app, service)
+    answers.routes(app, service)
     state_routes(app, service)
     page_routes(app, service)
     return Guard(app, keys=Keys(keys), limits=service.limits, gate=service.gate)

@@ -1,17 +1,12 @@
-"""Pieces of answers put together: by input, by choice, while the client's presence and the clock are watched."""
+"""Pieces of answers put together: by input and by choice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
-
-from starlette.types import Receive
+from typing import Any
 
 from softprompt.errors import SoftpromptError
 from softprompt.serve.contract import Delta, Finish, Handle, Piece, Reason, Scored, TaskInfo, Token, Usage
-from softprompt.serve.http.refusals import Refusal
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -80,31 +75,10 @@ async def pump(number: int, handle: Handle, queue: "asyncio.Queue[Any]") -> None
         queue.put_nowait((number, None))
 
 
-async def watched(job: Coroutine[Any, Any, T], receive: Receive, seconds: float) -> T:
-    """The result of a job, unless the client goes or time is over first."""
-    task, gone = asyncio.create_task(job), asyncio.create_task(departure(receive))
-    try:
-        await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise Refusal(499, "cancelled", "the client has gone")
-        raise Refusal(504, "timeout", f"no answer within {seconds:g} seconds")
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def departure(receive: Receive) -> None:
-    """Returns when the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def together(usages: Sequence[Usage]) -> Usage:
     """The sum over the inputs of a request."""
+    if len(usages) == 1:
+        return usages[0]
     total = Usage(0)
     for usage in usages:
         total = replace(

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import time
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from softprompt.serve.http.logs import failure, log
+from softprompt.serve.http.presence import Presence, watched
 from softprompt.serve.http.refusals import Refusal, busy
 
 OPEN = "/health"  # the one route that needs no key
@@ -74,8 +75,10 @@ class Guard:
         if scope["type"] != "http":
             raise RuntimeError("a connection that is no HTTP request")
         began = time.monotonic()
-        note: dict[str, Any] = {"request_id": uuid.uuid4().hex, "status": 499}
-        scope.setdefault("state", {})["note"] = note
+        note: dict[str, Any] = {"request_id": os.urandom(16).hex(), "status": 499}
+        state = scope.setdefault("state", {})
+        state["note"] = note
+        state.setdefault("presence", Presence())
         reply = Reply(send, note)
         try:
             await self.answer(scope, receive, reply)
@@ -92,7 +95,7 @@ class Guard:
 
     async def answer(self, scope: Scope, receive: Receive, reply: "Reply") -> None:
         """Admit the request, read its body and run the app."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = Headers(scope["headers"])
         if scope["path"] != OPEN:
             self.admit(headers)
         if scope["method"] not in ("POST", "PUT", "PATCH"):
@@ -103,37 +106,33 @@ class Guard:
             raise busy(429, "too_many_requests", "too many requests are under way; try again")
         self.gate.busy += 1
         try:
-            body = await self.body(headers, receive)
+            body = await self.body(headers, receive, scope["state"]["presence"])
             return await self.app(scope, replay(body, receive), reply)
         finally:
             self.gate.busy -= 1
 
-    def admit(self, headers: dict[str, str]) -> None:
+    def admit(self, headers: "Headers") -> None:
         """Raise `Refusal` 401 without a key of ours, and 403 for another name where there are no keys.
 
         A page that makes a browser believe its own name were this machine's (DNS rebinding) comes with that name.
         """
         if self.keys:
-            if not self.keys.fits(given_key(headers.get("authorization", ""))):
+            if not self.keys.fits(given_key(headers.text(b"authorization"))):
                 told = {"www-authenticate": 'Basic realm="softprompt", charset="UTF-8"'}
                 raise Refusal(401, "invalid_api_key", "no API key, or none that is known here", headers=told)
-        elif self.gate.hosts and host_of(headers.get("host", "")) not in self.gate.hosts:
+        elif self.gate.hosts and host_of(headers.text(b"host")) not in self.gate.hosts:
             raise Refusal(403, "unknown_host", "this server is not called by that name; use localhost, or an API key")
 
-    async def body(self, headers: dict[str, str], receive: Receive) -> bytes:
+    async def body(self, headers: "Headers", receive: Receive, presence: Presence) -> bytes:
         """The whole body; raises `Refusal` for one that is too large, too slow or no JSON."""
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        length = headers.get("content-length", "")
+        kind = headers.text(b"content-type").partition(";")[0].strip().lower()
+        length = headers.text(b"content-length")
         if length.isdecimal() and int(length) > self.limits.body:
-            if "expect" not in headers:
+            if b"expect" not in headers:
                 await discard(receive)
             raise self.too_large()
-        try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                whole = await self.read(receive)
-        except TimeoutError:
-            raise Refusal(408, "body_timeout", "the body took too long", headers={"connection": "close"}) from None
-        if kind != "application/json" or headers.get("content-encoding", "identity") != "identity":
+        whole = await watched(self.read(receive), presence, self.limits.body_seconds, slow)
+        if kind != "application/json" or headers.text(b"content-encoding", "identity") != "identity":
             raise Refusal(415, "unsupported_media_type", "the body must be plain application/json")
         return whole
 
@@ -156,6 +155,15 @@ class Guard:
         """413, and the connection ends."""
         message = f"the body is larger than {self.limits.body} bytes"
         return Refusal(413, "body_too_large", message, headers={"connection": "close"})
+
+
+class Headers(dict[bytes, bytes]):
+    """The headers of a request, their names in small letters as ASGI has them; of equal names the last."""
+
+    def text(self, name: bytes, default: str = "") -> str:
+        """The value of one."""
+        value = self.get(name)
+        return default if value is None else value.decode("latin-1")
 
 
 class Reply:
@@ -181,6 +189,11 @@ class Reply:
         coded = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self({"type": "http.response.start", "status": refusal.status, "headers": coded})
         await self({"type": "http.response.body", "body": body})
+
+
+def slow(seconds: float) -> Refusal:
+    """The refusal of a body that does not come."""
+    return Refusal(408, "body_timeout", "the body took too long", headers={"connection": "close"})
 
 
 def given_key(header: str) -> str:

@@ -66,13 +66,13 @@ class Meters:
         label, own = ["model_name"], self.registry
         self.whole = Histogram(
             "vllm:e2e_request_latency_seconds", "From body to end.", label, buckets=SECONDS, registry=own
-        )
+        ).labels(model)
         self.first = Histogram(
             "vllm:time_to_first_token_seconds", "To the first text.", label, buckets=SECONDS, registry=own
-        )
+        ).labels(model)
         self.between = Histogram(
             "vllm:inter_token_latency_seconds", "Between texts.", label, buckets=SECONDS, registry=own
-        )
+        ).labels(model)
         self.finished = Counter(
             "vllm:request_success", "Answered requests.", ["model_name", "finished_reason"], registry=own
         )
@@ -80,13 +80,17 @@ class Meters:
             "softprompt:task_requests", "Requests by task and outcome.", ["task", "outcome"], registry=own
         )
         self.names: set[str] = set()
+        self.known: dict[tuple[str, str], Counter] = {}  # by task and outcome: looking them up in theirs takes longer
         self.rate = Rate()
 
     def task(self, name: str, outcome: str) -> None:
         """Count a request of a task that exists. The number of labels is bounded."""
         if name not in self.names and len(self.names) < TASKS:
             self.names.add(name)
-        self.tasks.labels(name if name in self.names else "other", outcome).inc()
+        key = (name if name in self.names else "other", outcome)
+        if key not in self.known:
+            self.known[key] = self.tasks.labels(*key)
+        self.known[key].inc()
         self.rate.add(outcome)
 
     def text(self) -> bytes:

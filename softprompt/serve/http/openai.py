@@ -7,16 +7,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from fastapi import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from softprompt.errors import SoftpromptError
 from softprompt.serve.contract import Delta, Finish, Scored, Usage
 from softprompt.serve.http.catalog import Entry
+from softprompt.serve.http.direct import Direct
 from softprompt.serve.http.formats import Chat, Completion, usage_of
-from softprompt.serve.http.gather import departure, spoken, together
+from softprompt.serve.http.gather import spoken, together
 from softprompt.serve.http.logs import failure
+from softprompt.serve.http.presence import watched
 from softprompt.serve.http.refusals import Refusal, refusal_of
 from softprompt.serve.http.schemas import ChatRequest, CompletionRequest, Writing
 from softprompt.serve.http.service import Given, Service, Work, outcome_of
@@ -24,33 +26,30 @@ from softprompt.serve.http.service import Given, Service, Work, outcome_of
 Shape = Completion | Chat
 
 
-def routes(service: Service) -> APIRouter:
-    """The routes, over one service."""
-    router = APIRouter(prefix="/v1")
+def routes(app: Direct, service: Service) -> None:
+    """Give an application these routes, over one service."""
 
-    @router.get("/models", tags=["models"])
+    @app.get("/v1/models", tags=["models"])
     async def models() -> dict[str, Any]:
         """Every name that a request may give as `model`; `parent` is the backbone."""
         return {"object": "list", "data": [described(key, entry, service) for key, entry in service.catalog.models()]}
 
-    @router.get("/models/{model}", tags=["models"])
+    @app.get("/v1/models/{model}", tags=["models"])
     async def model(model: str) -> dict[str, Any]:
         """One of them."""
         return described(model, await service.catalog.find(model), service)
 
-    @router.post("/completions", tags=["writing"])
-    async def completions(asked: CompletionRequest, request: Request) -> Response:
+    @app.answer("/v1/completions", "writing")
+    async def completions(asked: CompletionRequest, request: Request) -> Response | dict[str, Any]:
         """Answer raw texts: the prompt's own template is written around them."""
         given = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
         return await write(service, asked, given, Completion(asked.logprobs), request, "prompt")
 
-    @router.post("/chat/completions", tags=["writing"])
-    async def chat(asked: ChatRequest, request: Request) -> Response:
+    @app.answer("/v1/chat/completions", "writing")
+    async def chat(asked: ChatRequest, request: Request) -> Response | dict[str, Any]:
         """Answer the text of one message. A prompt that classifies answers with the label."""
         wanted = (asked.top_logprobs or 0) if asked.logprobs else None
         return await write(service, asked, [asked.messages[0].text], Chat(wanted), request, "messages")
-
-    return router
 
 
 def described(key: str, entry: Entry, service: Service) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def described(key: str, entry: Entry, service: Service) -> dict[str, Any]:
 
 async def write(
     service: Service, asked: Writing, given: Sequence[Given], shape: Shape, request: Request, param: str
-) -> Response:
+) -> Response | dict[str, Any]:
     """The answer to a request of either shape."""
     sampling = asked.sampling(secrets.randbits(31), shape.logprobs)
     note = request.scope["state"]["note"]
@@ -89,12 +88,12 @@ async def write(
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         return Streamed(work, shape, frame, choices=sampling.n, usage=usage)
     choices, usages = [], []
-    for number, whole in enumerate(await work.answers(request.receive)):
+    for number, whole in enumerate(await work.answers(request.scope["state"]["presence"])):
         usages.append(whole.usage)
         for i in sorted(whole.reasons):
             text, tokens = whole.texts.get(i, ""), whole.tokens.get(i, [])
             choices.append(shape.full(number * sampling.n + i, text, tokens, whole.reasons[i]))
-    return JSONResponse(frame | {"object": shape.whole, "choices": choices, "usage": usage_of(together(usages))})
+    return frame | {"object": shape.whole, "choices": choices, "usage": usage_of(together(usages))}
 
 
 class Streamed(Response):
@@ -111,16 +110,12 @@ class Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write events until the answer ends or the client goes."""
-        writing, gone = asyncio.create_task(self.write(send)), asyncio.create_task(departure(receive))
         try:
-            await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if writing.done():
-                writing.result()
+            await watched(self.write(send), scope["state"]["presence"], None)
+        except Refusal:  # nobody is there to be told
+            return
         finally:
             self.work.close()
-            for task in (writing, gone):
-                task.cancel()
-            await asyncio.gather(writing, gone, return_exceptions=True)
 
     async def write(self, send: Send) -> None:
         """The events, and the end."""

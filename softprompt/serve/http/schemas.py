@@ -1,5 +1,6 @@
 """What clients may send. Unknown keys are refused, and so are options of OpenAI's that would be ignored here."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -175,7 +176,7 @@ class NameRequest(BaseModel):
     name: Name
 
 
-def problem(errors: list[dict[str, Any]]) -> tuple[str, str | None]:
+def problem(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     """What pydantic found first, without what the client sent: a message, and the field where it is one of ours."""
     first = errors[0]
     known = {

@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.types import Receive
-
 from softprompt.errors import SoftpromptError
 from softprompt.serve.contract import (
     Delta,
@@ -20,9 +18,10 @@ from softprompt.serve.contract import (
     Usage,
 )
 from softprompt.serve.http.catalog import Catalog, Entry
-from softprompt.serve.http.gather import Whole, merged, watched
+from softprompt.serve.http.gather import Whole, merged
 from softprompt.serve.http.guard import Gate, Limits
 from softprompt.serve.http.metrics import Meters
+from softprompt.serve.http.presence import Presence, watched
 from softprompt.serve.http.refusals import Refusal
 
 Given = str | Sequence[str] | Mapping[str, str]  # one input of a client: a text, its words, or its columns
@@ -132,7 +131,7 @@ class Work:
         """Note when a text came."""
         now, meters = time.monotonic(), self.service.meters
         meter, since = (meters.between, last) if last else (meters.first, self.began)
-        meter.labels(meters.model).observe(now - since)
+        meter.observe(now - since)
         return now
 
     def count(self, outcome: str) -> None:
@@ -143,7 +142,7 @@ class Work:
         meters, seconds = self.service.meters, time.monotonic() - self.began
         meters.task(self.entry.info.name, outcome)
         if outcome == "done":
-            meters.whole.labels(meters.model).observe(seconds)
+            meters.whole.observe(seconds)
 
     def close(self, outcome: str = "cancelled") -> None:
         """Free what is still in the engine."""
@@ -151,10 +150,10 @@ class Work:
         for handle in self.handles:
             handle.cancel()  # of a request that has ended, this does nothing
 
-    async def answers(self, receive: Receive) -> "list[Whole]":
+    async def answers(self, presence: Presence) -> "list[Whole]":
         """All answers, in the order of the inputs; raises `Refusal` where the client goes or time is over."""
         try:
-            return await watched(self.gather(), receive, self.service.limits.request_seconds)
+            return await watched(self.gather(), presence, self.service.limits.request_seconds)
         except BaseException as error:
             self.close(outcome_of(error))
             raise
