@@ -20,6 +20,7 @@ from softprompt.template import Template
 
 Ids = tuple[int, ...]
 SHIFT = 2  # tokens by which text beside a prompt may be tokenised otherwise than beside slots
+KEPT = 4096  # rows that are remembered
 
 
 class Candidates:
@@ -30,6 +31,8 @@ class Candidates:
         added = self.tokenizer.added_tokens_decoder.items()
         self.special = set(self.tokenizer.all_special_ids) | {i for i, token in added if token.special}
         self.places: dict[int, int] = {}
+        self.kept: dict[tuple[Ids, int], tuple[Example, Row]] = {}
+        self.last: tuple[Ids, Prompt] | None = None
         self.allowed = self.ordinary()
 
     def ordinary(self) -> list[int]:
@@ -76,12 +79,23 @@ class Candidates:
 
     def stands(self, ids: Ids, examples: Sequence[Example]) -> bool:
         """Whether the row of every example holds these ids where the prompt is written."""
-        asked = self.worded(ids)
-        return all(self.place(asked.row(example).ids, ids, example) >= 0 for example in examples)
+        return all(self.place(self.row(ids, example).ids, ids, example) >= 0 for example in examples)
+
+    def row(self, ids: Ids, example: Example) -> Row:
+        """The row of an example with these ids as text in it: made once for the filter and the scores of a step."""
+        key = (ids, id(example))
+        if key not in self.kept:
+            if len(self.kept) >= KEPT:
+                self.kept.clear()
+            self.kept[key] = (example, self.worded(ids).row(example))  # a reference keeps the id from another example
+        return self.kept[key][1]
 
     def worded(self, ids: Ids) -> Prompt:
         """The backbone asked with these ids as text in the place of the slots; no ids: without a prompt."""
-        return Prompt(self.prompt.backbone, Bare(), self.prompt.head, self.template(ids), self.prompt.task)
+        if self.last is None or self.last[0] != ids:
+            made = Prompt(self.prompt.backbone, Bare(), self.prompt.head, self.template(ids), self.prompt.task)
+            self.last = (ids, made)
+        return self.last[1]
 
     def template(self, ids: Ids) -> Template:
         """The template with the text of ids in the place of its slots."""

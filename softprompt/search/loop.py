@@ -154,7 +154,7 @@ def step(
     found.idle = 0 if made else found.idle + 1
     if made:
         now, *judged = scorer.judge([found.at, *made], examples)
-        operator.learn(list(zip(made, judged, strict=True)))
+        operator.learn(list(zip([found.at, *made], [now, *judged], strict=True)))
         value, place = max((operator.value(one), -i) for i, one in enumerate(judged))
         better = value > operator.value(now)
         event |= {"loss": min(one.mean for one in judged) if better else now.mean, "accepted": better}

@@ -36,7 +36,7 @@ class Operator:
         return -judged.mean
 
     def learn(self, tried: Sequence[tuple[Ids, Judged]]) -> None:
-        """Take in the scores of what was proposed and survived."""
+        """Take in the scores of the present prompt and of what was proposed and survived."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next step depends on, as tensors and as plain values."""

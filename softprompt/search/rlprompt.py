@@ -3,6 +3,7 @@
 Deng et al. 2022, arXiv:2205.12548, sections 2.2 to 2.4; soft Q-learning of Guo et al. 2021, arXiv:2106.07704.
 """
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from random import Random
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from softprompt.backbones import Backbone, load_backbone
+from softprompt.backbones.causal import Causal
 from softprompt.backbones.text import tokens_only
 from softprompt.core import Example, Injection
 from softprompt.search.candidates import Ids
@@ -22,20 +24,45 @@ from softprompt.search.score import Judged, Scorer
 
 WIDTH = 2048  # of the hidden layer, the paper's
 TOP = 256  # tokens that are sampled from, the paper's
-RATE = 3e-4
+RATE = 2e-3
+LEVEL = 0.3  # rate of the level of each place, in nats
 CLIP = 5.0
-FOLLOW = 1e-2  # share by which the target network follows
+FOLLOW = 0.1  # share by which the target network follows
 RIGHT, WRONG = 200.0, 180.0  # what the gap of a right and of a wrong answer counts
 SCALE = 5.0  # of the shaped reward
 SOURCE = "classification"  # what the policy reads before its first token
 WRITER = "softprompt/nano"  # the policy's model where the task's model does not write
 
 
+class Network(nn.Module):
+    """The part that learns: what it makes of a state [..., N, H] is read by the frozen output embeddings.
+
+    `level` [N] is added to the values of all tokens of a place. It begins so that V of every place is the entropy of
+    what is left to write, which is what V is while all rewards are alike.
+    """
+
+    def __init__(self, hidden: int, length: int, tokens: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(hidden, WIDTH), nn.ReLU(), nn.Linear(WIDTH, hidden))
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight, gain=1e-4)
+                nn.init.zeros_(layer.bias)
+        self.level = nn.Parameter(torch.arange(length - 1.0, -1.0, -1.0) * math.log(tokens))
+
+    @override
+    def forward(self, states: Tensor) -> Tensor:
+        return self.mlp(states)  # type: ignore[no-any-return]
+
+
 class RlPrompt(Operator):
     """The policy's model is the task's own where it is causal, else `softprompt/nano`; its passes are paid for too.
 
-    Deviations: the rate is 3e-4, not 5e-5, and the target follows by 1e-2, not 1e-3, because a search here has hundreds
-    of steps, not 12,000; a prompt that does not survive decode and encode teaches nothing.
+    A prompt that was drawn several times is scored once and counts as often as it was drawn. Deviations: rates are
+    larger, because a search here has hundreds of steps, not 12,000: 2e-3, not 5e-5, and the target follows by 0.1, not
+    1e-3; values have a level for every place, which is learned, where the original adds one constant (`logit_bias`):
+    V cannot be learned by a readout without bias, and where it is wrong all that is drawn becomes likelier; a prompt
+    that does not survive decode and encode teaches nothing.
     """
 
     name = "rlprompt"
@@ -47,20 +74,15 @@ class RlPrompt(Operator):
         own = scorer.prompt.backbone
         self.shared = own.spec.kind == "causal"
         self.writer: Backbone = own if self.shared else load_backbone(WRITER)
-        self.length = len(at)
-        hidden = self.writer.spec.states
+        self.length, self.barred = len(at), self.unwritable()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            layers = (nn.Linear(hidden, WIDTH), nn.Linear(WIDTH, hidden))
-            self.net = nn.Sequential(layers[0], nn.ReLU(), layers[1])
-            for layer in layers:
-                nn.init.xavier_uniform_(layer.weight, gain=1e-4)
-                nn.init.zeros_(layer.bias)
+            self.net = Network(self.writer.spec.states, self.length, int((~self.barred).sum()))
         self.net.to(self.writer.device)
         self.target = deepcopy(self.net).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=RATE)
-        self.sampled: dict[Ids, tuple[Tensor, Tensor]] = {}  # states [N, H] and tokens [N] of what was proposed last
-        self.barred = self.unwritable()
+        rates = [{"params": self.net.mlp.parameters(), "lr": RATE}, {"params": [self.net.level], "lr": LEVEL}]
+        self.optimizer = torch.optim.Adam(rates)
+        self.sampled: dict[Ids, list[tuple[Tensor, Tensor]]] = {}  # states [N, H] and tokens [N] of every draw
 
     def unwritable(self) -> Tensor:
         """[V] bool: tokens of the writer that no prompt should hold."""
@@ -78,50 +100,58 @@ class RlPrompt(Operator):
 
     @override
     def price(self, passes: int, count: int) -> int:
-        return self.length * count
+        return count
 
     @override
     @torch.no_grad()
     def propose(self, at: Ids, examples: Sequence[Example], count: int, rng: Random) -> list[Ids]:
-        self.scorer.ledger.spend(self.length * count)
+        self.scorer.ledger.spend(count)  # every token of a text that is written runs once
+        assert isinstance(self.writer, Causal)
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         begin = self.writer.tokenizer(SOURCE, add_special_tokens=False)["input_ids"]
-        text = torch.tensor([begin] * count, device=self.writer.device)
-        states, chosen = [], []
-        for _ in range(self.length):
-            hidden = self.writer(tokens_only(text), Injection()).hidden
+        text, cache = torch.tensor([begin] * count, device=self.writer.device), self.writer.new_cache()
+        states, chosen, read = [], [], 0
+        for place in range(self.length):
+            new = tokens_only(text[:, read:], torch.ones_like(text, dtype=torch.bool))
+            hidden, read = self.writer(new, Injection(), cache=cache).hidden, text.shape[1]
             assert hidden is not None
             states.append(hidden[:, -1].float())
-            values, tokens = self.values(self.net, states[-1]).topk(min(TOP, int((~self.barred).sum())), 1)
+            values, tokens = self.values(self.net, states[-1][:, None], place)[:, 0].topk(self.most(), 1)
             drawn = torch.multinomial(values.softmax(1).cpu(), 1, generator=generator).to(tokens.device)
             chosen.append(tokens.gather(1, drawn)[:, 0])
             text = torch.cat([text, chosen[-1][:, None]], 1)
-        hidden, made = torch.stack(states, 1), torch.stack(chosen, 1)  # [count, N, H], [count, N]
         self.sampled = {}
-        for state, tokens in zip(hidden, made, strict=True):
+        for state, tokens in zip(torch.stack(states, 1), torch.stack(chosen, 1), strict=True):  # [N, H], [N]
             ids: Ids = tuple(tokens.tolist())
             if not self.shared:
                 ids = self.candidates.read(self.writer.tokenizer.decode(list(ids)))
-            self.sampled[ids] = (state, tokens)
+            self.sampled.setdefault(ids, []).append((state, tokens))
         return list(self.sampled)
 
-    def values(self, net: nn.Module, states: Tensor) -> Tensor:
-        """Q-values [..., V] of every token after states [..., H]: the frozen output embeddings read the network."""
+    def most(self) -> int:
+        """From how many tokens one is drawn."""
+        return min(TOP, int((~self.barred).sum()))
+
+    def values(self, net: Network, states: Tensor, first: int = 0) -> Tensor:
+        """Q-values [K, n, V] of every token after states [K, n, H] of the places from `first` on."""
         readout = self.writer.model.get_output_embeddings()
-        return readout(net(states).to(readout.weight.dtype)).float().masked_fill(self.barred, -1e9)  # type: ignore[no-any-return]
+        scores = readout(net(states).to(readout.weight.dtype)).float()
+        level = net.level[first : first + states.shape[1], None]
+        return (scores + level).masked_fill(self.barred, -1e9)  # type: ignore[no-any-return]
 
     @override
     def learn(self, tried: Sequence[tuple[Ids, Judged]]) -> None:
-        if len(tried) < 2:  # a reward is how a prompt compares with others
+        draws = [(reward(judged), *draw) for ids, judged in tried for draw in self.sampled.get(ids, [])]
+        if len(draws) < 2:  # a reward is how a prompt compares with others
             return
-        rewards = torch.tensor([reward(judged) for _, judged in tried])
+        rewards = torch.tensor([worth for worth, _, _ in draws])
         shaped = SCALE * (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4)
-        states = torch.stack([self.sampled[ids][0] for ids, _ in tried])  # [K, N, H]
-        tokens = torch.stack([self.sampled[ids][1] for ids, _ in tried])
+        states = torch.stack([state for _, state, _ in draws])  # [K, N, H]
+        tokens = torch.stack([token for _, _, token in draws])
         loss = soft_q(self.values(self.net, states), self.values(self.target, states), tokens, shaped.to(states))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(self.net.mlp.parameters(), CLIP)
         self.optimizer.step()
         with torch.no_grad():
             for old, new in zip(self.target.parameters(), self.net.parameters(), strict=True):

@@ -2,10 +2,11 @@
 
 Rows that run together are sorted by their tokens, so that what they begin with (the tokens before a swapped one, and
 all text before the prompt) stands and runs once a batch, where the backbone can run a batch as one row
-(`softprompt.packed`); a trial against padded rows decides.
+(`softprompt.packed`); a trial against padded rows decides. Where the prompt follows the text, a batch is what many
+candidates make of one text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from softprompt.prompt import Prompt
 from softprompt.search.candidates import Candidates, Ids
 
 ROWS = 64  # rows of one forward
+FEWEST = 8  # rows that begin alike, from which on they are a batch of their own
 CLOSE = 1e-3  # how far a packed batch may be from a padded one, in nats
 
 
@@ -88,10 +90,10 @@ class Scorer:
 
     def rows(self, ids: Ids, example: Example) -> list[Row]:
         """The rows that score one candidate on one example: one, or one a class."""
-        asked = self.candidates.worded(ids)
         if isinstance(self.head, Verbalizer) and not self.one_pass:
+            asked = self.candidates.worded(ids)
             return [asked.asked(example, word) for word in self.head.every]
-        return [asked.row(example)]
+        return [self.candidates.row(ids, example)]
 
     @torch.inference_mode()
     def judge(self, many: Sequence[Ids], examples: Sequence[Example]) -> list[Judged]:
@@ -103,10 +105,8 @@ class Scorer:
 
     def values(self, rows: list[Row]) -> Tensor:
         """The class log-probabilities [R, C] or the log-probability of the answer [R] of rows, batch by batch."""
-        order = sorted(range(len(rows)), key=lambda i: rows[i].ids)
         found: dict[int, Tensor] = {}
-        for at in range(0, len(order), ROWS):
-            chosen = order[at : at + ROWS]
+        for chosen in together([row.ids for row in rows]):
             batch = self.batch([rows[i] for i in chosen])
             found |= zip(chosen, self.read(batch, Injection()), strict=True)
         return torch.stack([found[i] for i in range(len(rows))])
@@ -190,6 +190,39 @@ class Scorer:
         gain = gain.float().masked_fill(barred, -torch.inf)
         gain[torch.arange(len(ids)), list(ids)] = -torch.inf
         return gain
+
+
+def together(many: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Indices of rows of tokens in batches of at most `ROWS`, sorted by their tokens.
+
+    `FEWEST` or more rows that share half of their tokens with the next are batches of their own, of about equal size.
+    """
+    order = sorted(range(len(many)), key=lambda i: many[i])
+    groups: list[list[int]] = [[]]
+    for i in order:
+        if groups[-1] and not alike(many[groups[-1][-1]], many[i]):
+            groups.append([])
+        groups[-1].append(i)
+    rest: list[int] = []
+    for group in groups:
+        if len(group) < FEWEST:
+            rest += group
+        else:
+            yield from portions(group)
+    yield from portions(rest)
+
+
+def alike(one: list[int], other: list[int]) -> bool:
+    """Whether two rows begin with the same half."""
+    half = -(-max(len(one), len(other)) // 2)
+    return one[:half] == other[:half]
+
+
+def portions(group: list[int]) -> Iterator[list[int]]:
+    """The group in as few batches as can be, of about equal size."""
+    count = -(-len(group) // ROWS)
+    for n in range(count):
+        yield group[n * len(group) // count : (n + 1) * len(group) // count]
 
 
 def check_head(prompt: Prompt) -> LanguageModel:

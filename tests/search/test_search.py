@@ -344,7 +344,6 @@ def test_a_policy_proposes_better_prompts_the_more_it_has_seen(tmp_path, monkeyp
         learn(self, tried)
 
     monkeypatch.setattr(RlPrompt, "learn", recorded)
-    monkeypatch.setattr("softprompt.search.rlprompt.RATE", 1e-3)
     recipe = planted.recipe(tmp_path)
     for name in ("train", "dev", "test"):  # one class: then the reward says nothing but how far a prompt pushes
         rows = [[row["text"], row["label"]] for row in rows_of(tmp_path / f"{name}.csv") if row["label"] == "w6"]
@@ -355,6 +354,80 @@ def test_a_policy_proposes_better_prompts_the_more_it_has_seen(tmp_path, monkeyp
     assert len(losses) > 20
     assert sum(losses[-6:]) / 6 < sum(losses[:6]) / 6 - 0.5
     assert found.report["passes"]["forwards"] <= 4000
+
+
+def test_a_policy_finds_a_planted_prompt_that_random_search_does_not_at_equal_cost(tmp_path):
+    """Of 256 words in 5 places, one prompt in 256 ** 5 is best; a random swap mends a given place once in 1,280."""
+    best = {"rlprompt": [], "random": []}
+    for seed in range(4):
+        for strategy, counts in best.items():
+            given = {"length": 5, "examples": 2, "seed": seed, "backbone": planted.backbone(256, 5)}
+            found = hunt(tmp_path / f"{strategy}{seed}", strategy, 2000, **given)
+            assert found.report["passes"]["forwards"] <= found.report["passes"]["limit"] == 2000
+            counts.append(found.ids.count(planted.TRIGGER))
+    assert sorted(best["rlprompt"])[1:] == [5, 5, 5]
+    assert max(best["random"]) < 5
+
+
+def policy(tmp_path: Path) -> tuple[RlPrompt, list]:
+    scored, examples = scorer(tmp_path)
+    return RlPrompt(scored, (30, 31, 32)), examples
+
+
+def test_a_text_that_the_policy_writes_costs_a_pass_and_its_states_are_those_of_the_whole_text(tmp_path):
+    from random import Random
+
+    from softprompt.backbones.text import tokens_only
+    from softprompt.search.rlprompt import SOURCE
+
+    operator, examples = policy(tmp_path)
+    begin = operator.writer.tokenizer(SOURCE, add_special_tokens=False)["input_ids"]
+    made = operator.propose((30, 31, 32), examples[:2], 6, Random(0))
+    assert operator.scorer.ledger.forwards == operator.price(2, 6) == 6
+    for ids in made:
+        states, tokens = operator.sampled[ids][0]
+        assert tuple(tokens.tolist()) == ids
+        text = torch.tensor([[*begin, *ids]])
+        whole = operator.writer(tokens_only(text), Injection()).hidden[0, len(begin) - 1 : -1]
+        torch.testing.assert_close(states, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_that_is_drawn_often_is_scored_once_and_teaches_as_often_as_it_was_drawn(tmp_path, monkeypatch):
+    operator, examples = policy(tmp_path)
+    often, once = (30, 31, 32), (33, 34, 35)
+    state = torch.randn(3, operator.writer.spec.states)
+    operator.sampled = {often: [(state, torch.tensor(often))] * 3, once: [(state, torch.tensor(once))]}
+    seen = []
+    monkeypatch.setattr(
+        "softprompt.search.rlprompt.soft_q",
+        lambda values, fixed, tokens, rewards: (seen.append((tokens, rewards)), values.sum() * 0)[1],
+    )
+    judged = operator.scorer.judge([(40, 41, 42), often, once], examples[:2])
+    operator.learn(list(zip([(40, 41, 42), often, once], judged, strict=True)))  # the present prompt was not drawn
+    tokens, rewards = seen[0]
+    assert tokens.tolist() == [list(often)] * 3 + [list(once)]
+    assert rewards[0] == rewards[1] == rewards[2]
+    assert rewards.sum().item() == pytest.approx(0, abs=1e-3)
+
+
+def test_a_policy_that_knows_nothing_has_nothing_to_learn_from_rewards_that_are_alike(tmp_path):
+    """V of every place begins as the entropy of what is left to write: prompts do not get likelier by being drawn."""
+    operator, _ = policy(tmp_path)
+    values = operator.values(operator.net, torch.randn(4, 3, operator.writer.spec.states))
+    tokens = torch.tensor([[30, 31, 32], [33, 34, 35], [36, 37, 38], [39, 40, 41]])
+    assert soft_q(values, values, tokens, torch.zeros(4)).item() == pytest.approx(0, abs=1e-4)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), max_size=150))
+def test_batches_of_scores_hold_every_row_once_and_rows_of_one_text_together(many):
+    from softprompt.search.score import ROWS, together
+
+    batches = list(together(many))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(many)))
+    assert all(0 < len(batch) <= ROWS for batch in batches)
+    texts = [[7] * 6 + [i, j] for i in range(9) for j in range(2)] + [[8] * 6 + [i, 1] for i in range(12)]
+    assert [{texts[i][0] for i in batch} for batch in together(texts)] == [{7}, {8}]
 
 
 def test_an_edit_only_takes_words_away_moves_them_or_puts_them_back(tmp_path):
