@@ -39,7 +39,7 @@ from softprompt.readout import make_head
 from softprompt.recipe import Recipe
 from softprompt.template import Template, wrong
 
-__all__ = ["Plan", "build", "check_options", "default_template", "fill", "make_plan", "spoken"]
+__all__ = ["Plan", "build", "check_options", "default_template", "fill", "make_plan", "spoken", "without_lora"]
 
 
 @dataclass(frozen=True)
@@ -218,15 +218,21 @@ def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]
     return filled.model_copy(update={"optim": filled.optim.model_copy(update={"lr": choose_rate(filled, len(train))})})
 
 
+def without_lora(recipe: Recipe) -> None:
+    """Raise `RecipeError` SP-E830 for a LoRA where prompts are trained by themselves."""
+    if recipe.lora.rank:
+        found, do = f"lora.rank={recipe.lora.rank}, a LoRA that trains together with the prompt", "leave lora out here"
+        expected = "`softprompt train`, `resume` or `transfer transprompt`, which alone train both"
+        raise RecipeError("SP-E830", found, expected, do)
+
+
 def build(plan: Plan, backbone: Backbone) -> Prompt:
     """The untrained prompt of a plan. The same plan and backbone give the same bits.
 
     Raises `RecipeError` SP-E830 for a LoRA beside it, which `softprompt.joint.build` builds.
     """
     recipe = plan.recipe
-    if recipe.lora.rank:
-        found, do = f"lora.rank={recipe.lora.rank}, a LoRA that trains together with the prompt", "leave lora out here"
-        raise RecipeError("SP-E830", found, "`softprompt train` or `resume`, which alone train both", do)
+    without_lora(recipe)
     torch.manual_seed(recipe.train.seed)
     kind = find(recipe.method.name)
     slots, length = kind.stands_in_text(recipe.method.options), recipe.method.length

@@ -98,9 +98,9 @@ def add_gradients(weights: Iterable[Tensor]) -> None:
 
     The sum is made in float32 at least, in one message.
     """
-    if not together():
-        return
     chosen = list(weights)
+    if not (chosen and together()):
+        return
     wide = torch.float64 if any(weight.dtype == torch.float64 for weight in chosen) else torch.float32
     parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in chosen]
     held = torch.tensor([weight.grad is not None for weight in chosen], dtype=wide, device=parts[0].device)

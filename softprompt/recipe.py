@@ -248,10 +248,13 @@ class Recipe(Section):
 
     def to_yaml(self, *, full: bool = False) -> str:
         """The recipe as YAML; without `full`, only what differs from the defaults."""
-        values = self.model_dump(mode="json", exclude_defaults=not full)
-        if full:
-            values["backbone"]["shard"] = self.backbone.shard
-        return write_yaml(values)
+        return write_yaml(self.complete() if full else self.model_dump(mode="json", exclude_defaults=True))
+
+    def complete(self) -> dict[str, Any]:
+        """Every setting as plain values."""
+        values = self.model_dump(mode="json")
+        values["backbone"]["shard"] = self.backbone.shard
+        return values
 
 
 def rooted(name: str) -> str:

@@ -280,6 +280,7 @@ def test_layers_that_share_their_weights_with_the_words_or_that_no_loss_reaches_
 def test_sweeps_and_commands_that_build_prompts_alone_refuse_it(folder: Path, model: Backbone, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"SP-E830.*softprompt train"):
         train_all({"one": recipe(folder, "train.steps=1")}, tmp_path / "sweep", backbone=model)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_without_the_library_it_is_refused(

@@ -113,7 +113,7 @@ def show_recipe(file: RecipeFile, as_json: AsJson = False) -> None:
 
     recipe = load_recipe(file)
     if as_json:
-        document(recipe.model_dump(mode="json"))
+        document(recipe.complete())
         return
     say(recipe.to_yaml(full=True).rstrip())
     next_steps(shlex.join(["softprompt", "train", file]))

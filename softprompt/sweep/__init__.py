@@ -19,7 +19,7 @@ from softprompt.backbones import Backbone
 from softprompt.errors import RecipeError, TrainingError
 from softprompt.files import write_atomically
 from softprompt.methods import check_options, find
-from softprompt.plan import Plan, make_plan
+from softprompt.plan import Plan, make_plan, without_lora
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.run import Listener
 from softprompt.stages import claim
@@ -88,6 +88,7 @@ def lay_out(
     if (place / "recipe.yaml").exists():
         raise TrainingError("SP-E510", f"a run in {place}", "a new folder", "use another folder, with --run")
     for recipe in recipes.values():
+        without_lora(recipe)
         check_options(find(recipe.method.name), recipe.method.options)  # before seconds go into loading a model
     first = next(iter(recipes.values()))
     backbone = backbone or open_backbone(first)
