@@ -2,7 +2,8 @@
 
 Wang, Wang, Qiu, Huang, Gao 2021, "TransPrompt: Towards an Automatic Transferable Prompting Framework for Few-shot Text
 Classification", EMNLP 2021: P_m = MLP((E*(e) + E_m(e)) / 2). Deviation: the paper tunes the backbone too; here it is
-frozen. For one target this file is all there is; `siblings` makes methods that share e, E* and the MLP.
+frozen, or learns a LoRA (`lora.rank`). For one target this file is all there is; `siblings` makes methods that share e,
+E* and the MLP.
 """
 
 import torch
