@@ -30,10 +30,11 @@ from softprompt.backbones.embedded import TINY
 from softprompt.comparators import fine_tune
 from softprompt.evaluate import score as scored
 from softprompt.metrics import Score
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.run import restore
 from softprompt.training import fit, train
+from softprompt.untrained import build
 
 LOG = ROOT / "benchmarks" / "results" / "backbone.jsonl"
 PAGE = ROOT / "docs" / "backbone.md"

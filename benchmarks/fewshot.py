@@ -31,9 +31,10 @@ from softprompt.evaluate import score
 from softprompt.fewshot.patterns import Pattern
 from softprompt.fewshot.pet import pet
 from softprompt.fewshot.sample import SEEDS
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.recipe import Recipe, make_recipe, override
 from softprompt.stages import stage
+from softprompt.untrained import build
 
 LOG = ROOT / "benchmarks" / "results" / "fewshot.jsonl"
 PAGE = ROOT / "docs" / "fewshot.md"

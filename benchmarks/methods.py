@@ -33,10 +33,11 @@ from softprompt.errors import SoftpromptError
 from softprompt.evaluate import references
 from softprompt.methods import find, names
 from softprompt.metrics import find_metric
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.pruning import prune
 from softprompt.recipe import Recipe
 from softprompt.stages import stage
+from softprompt.untrained import build
 
 LOG = ROOT / "benchmarks" / "results" / "methods.jsonl"
 PAGE = ROOT / "docs" / "results.md"

@@ -26,11 +26,12 @@ from softprompt.backbones import Backbone
 from softprompt.backbones.embedded import TINY
 from softprompt.evaluate import score
 from softprompt.metrics import paired
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.search import STRATEGIES, Candidates, Ledger, Scorer, Settings, adapted, first, instruction, strategy_of
 from softprompt.search.candidates import Ids
 from softprompt.search.loop import seek
+from softprompt.untrained import build
 
 LOG = ROOT / "benchmarks" / "results" / "search.jsonl"
 PAGE = ROOT / "docs" / "search.md"

@@ -32,10 +32,11 @@ from softprompt.comparators import RATES, fine_tune
 from softprompt.data import read
 from softprompt.evaluate import score
 from softprompt.example import Raster
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.recipe import make_recipe
 from softprompt.run import restore
 from softprompt.training import fit
+from softprompt.untrained import build
 
 SOURCE = ROOT.parent / "shared" / "data" / "mnist_t10k" / "t10k-images-idx3-ubyte.gz"
 LOG = ROOT / "benchmarks" / "results" / "vpt.jsonl"

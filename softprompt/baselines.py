@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from softprompt.choices import spoken
 from softprompt.core import Example, Injection, Row
 from softprompt.heads import Classifier, LanguageModel, Regressor, Tagger, Verbalizer, pooled
 from softprompt.metrics import majority_predictions
-from softprompt.plan import Plan, spoken
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt, by_length, without_prompt
 
 ROWS = 64  # rows of one forward

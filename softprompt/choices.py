@@ -7,7 +7,8 @@ from softprompt.backbones import Backbone
 from softprompt.data import TaskKind
 from softprompt.errors import RecipeError, near
 from softprompt.methods import Method, find
-from softprompt.recipe import Recipe, TaskSection
+from softprompt.recipe import Recipe
+from softprompt.sections import TaskSection
 from softprompt.template import continuation, writable, wrong
 
 FEW = 20  # classes up to which words stand for them by default

@@ -22,11 +22,12 @@ from softprompt.errors import RecipeError, TrainingError
 from softprompt.joint import add_lora, alone, save_lora
 from softprompt.methods import Group
 from softprompt.optim import make_optimizer
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Bare, Prompt, without_prompt
-from softprompt.recipe import LoraSection
 from softprompt.run import Event, Run, restore
+from softprompt.sections import LoraSection
 from softprompt.training import step
+from softprompt.untrained import build
 
 Kind = Literal["full", "lora", "head"]
 Key = tuple[float, ...]

@@ -22,11 +22,12 @@ from softprompt.data import Columns, Dataset, split
 from softprompt.errors import DataError, RecipeError, TrainingError
 from softprompt.evaluate import Report
 from softprompt.files import write_atomically
-from softprompt.plan import Plan, build, fill
+from softprompt.plan import Plan, fill
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.run import restore
 from softprompt.track import tracker
 from softprompt.training import fit, set_threads
+from softprompt.untrained import build
 
 TEXT = "text"  # the column that a bare string is
 SECTIONS = ("task", "method", "init", "optim", "train")  # of a recipe; data and backbone are arguments here

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from softprompt import canary, plan
+from softprompt import canary, untrained
 from softprompt.adapter import CONFIG, WEIGHTS
 from softprompt.backbones import Backbone, wrap
 from softprompt.backbones.load import changed
@@ -30,7 +30,8 @@ from softprompt.files import write_atomically
 from softprompt.methods import Group
 from softprompt.plan import Plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import ADAPTER, LoraSection
+from softprompt.recipe import ADAPTER
+from softprompt.sections import LoraSection
 from softprompt.sizes import Stack
 
 Listener = Callable[[dict[str, Any]], None]
@@ -65,9 +66,9 @@ def build(given: Plan, backbone: Backbone, listen: Listener = lambda event: None
     targets that are no linear layers of this model, or that no loss reaches.
     """
     if not given.recipe.lora.rank:
-        return plan.build(given, backbone)
+        return untrained.build(given, backbone)
     check(given)
-    return graft(plan.build(alone(given), backbone), given, listen)
+    return graft(untrained.build(alone(given), backbone), given, listen)
 
 
 def graft(prompt: Prompt, given: Plan, listen: Listener = lambda event: None) -> Joint:

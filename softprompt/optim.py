@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from softprompt.errors import TrainingError
 from softprompt.methods import Group
-from softprompt.recipe import OptimSection
+from softprompt.sections import OptimSection
 
 
 class Adafactor(Optimizer):

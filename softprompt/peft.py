@@ -13,13 +13,15 @@ from torch import Tensor
 from softprompt.adapter import Adapter, dealt, read_config, read_tensor, refuse, undealt, write_adapter
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
+from softprompt.choices import default_template
 from softprompt.core import TEXT, Spec
 from softprompt.data import TaskKind
 from softprompt.methods import find
-from softprompt.plan import Plan, build, default_template
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import make_recipe
 from softprompt.template import parse
+from softprompt.untrained import build
 
 TASKS = {"causal": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION", "seq2seq": "SEQ_2_SEQ_LM"}
 # Families whose answers were compared with PEFT's (tests/test_peft.py); any other is refused, not hoped for.

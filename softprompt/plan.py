@@ -4,42 +4,21 @@ Everything chosen here ends up in the resolved recipe, which is printed, saved, 
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 
-from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.backbones.precision import check_precision
-from softprompt.choices import (
-    check_scoring,
-    choose_head,
-    choose_init,
-    choose_rate,
-    default_template,
-    spoken,
-)
-from softprompt.core import Example, Start
-from softprompt.data import Columns, Dataset, TaskKind, k_shot, leakage, read, split
-from softprompt.data.checks import by_class, content
+from softprompt.choices import check_scoring, choose_head, choose_init, choose_rate, default_template, spoken
+from softprompt.core import Example
+from softprompt.data import Dataset, TaskKind
 from softprompt.errors import DataError, RecipeError
-from softprompt.fewshot.calibrate import calibrated
 from softprompt.fewshot.demonstrations import demonstrated, set_apart
-from softprompt.fewshot.sample import few_shot
-from softprompt.images import ImageTemplate
-from softprompt.init import from_prompt, from_sources, make_start
 from softprompt.methods import check_options, find
 from softprompt.metrics import default_metric, find_metric
-from softprompt.prompt import Prompt, Task
-from softprompt.readout import make_head
+from softprompt.parts import divide, read_part, refuse_leaks
 from softprompt.recipe import Recipe
-from softprompt.template import Template, wrong
-
-__all__ = ["Plan", "build", "check_options", "default_template", "fill", "make_plan", "spoken", "without_lora"]
 
 
 @dataclass(frozen=True)
@@ -118,63 +97,6 @@ def make_plan(recipe: Recipe, backbone: Backbone) -> Plan:
     )
 
 
-def read_part(recipe: Recipe, path: str, first: Dataset | None) -> Dataset:
-    """One file; after the first, columns, kind and labels are those of the first."""
-    section = recipe.data
-    columns = first.columns if first else Columns(section.text, section.label, section.image)
-    kind = first.kind if first else (None if recipe.task.kind == "auto" else recipe.task.kind)
-    labels = (first.labels if first else recipe.task.labels) or None
-    return read(
-        path,
-        columns=columns,
-        kind=kind,
-        labels=labels,
-        on_bad_row=section.on_bad_row,
-        format=section.format,
-        encoding=section.encoding,
-    )
-
-
-def divide(
-    recipe: Recipe, data: Dataset, parts: dict[str, Dataset]
-) -> tuple[list[Example], list[Example], list[Example]]:
-    """Train, dev and test examples; what has no file of its own is set aside from train, by class."""
-    if recipe.data.few_shot:
-        return few_shot(recipe.data, data, parts)
-    shares = dict(zip(("train", "dev", "test"), recipe.data.split, strict=True))
-    wanted = {name: share for name, share in shares.items() if name not in parts}
-    total = sum(wanted.values())
-    if len(wanted) == 1:
-        made = {"train": data.examples}
-    else:
-        made = dict(
-            zip(wanted, split(data, [share / total for share in wanted.values()], recipe.data.seed), strict=True)
-        )
-    made |= {name: part.examples for name, part in parts.items()}
-    if recipe.data.shots:
-        made["train"] = k_shot(made["train"], recipe.data.shots, recipe.data.seed)
-        if "dev" not in parts and made["dev"]:  # a few-shot run that chooses on a large dev set is not a few-shot run
-            fewest = min(len({content(e) for e in members}) for members in by_class(made["dev"]).values())
-            made["dev"] = k_shot(made["dev"], min(recipe.data.shots, fewest), recipe.data.seed)
-    return made["train"], made["dev"], made["test"]
-
-
-def refuse_leaks(data: Dataset, seen: list[Example], part: list[Example], what: str, allow: bool) -> list[str]:
-    """Raise `DataError` where examples of a part were seen before; with `allow`, say so instead."""
-    found = leakage(replace(data, examples=seen), replace(data, examples=part))
-    errors = [problem for problem in found if problem.severity == "error"]
-    if errors and not allow:
-        first = errors[0]
-        raise DataError(
-            first.code,
-            f"{len(errors)} {what}, the first: {first.found}",
-            "different examples",
-            "remove them, or set data.allow_leakage=true",
-            where=first.where,
-        )
-    return [f"{len(errors)} {what} (data.allow_leakage)"] if errors else []
-
-
 def fill(recipe: Recipe, backbone: Backbone, data: Dataset, train: list[Example]) -> Recipe:
     """The recipe with every `auto` decided."""
     if recipe.train.precision == "bfloat16":
@@ -224,79 +146,3 @@ def without_lora(recipe: Recipe) -> None:
         found, do = f"lora.rank={recipe.lora.rank}, a LoRA that trains together with the prompt", "leave lora out here"
         expected = "`softprompt train`, `resume` or `transfer transprompt`, which alone train both"
         raise RecipeError("SP-E830", found, expected, do)
-
-
-def build(plan: Plan, backbone: Backbone) -> Prompt:
-    """The untrained prompt of a plan. The same plan and backbone give the same bits.
-
-    Raises `RecipeError` SP-E830 for a LoRA beside it, which `softprompt.joint.build` builds.
-    """
-    recipe = plan.recipe
-    without_lora(recipe)
-    torch.manual_seed(recipe.train.seed)
-    kind = find(recipe.method.name)
-    slots, length = kind.stands_in_text(recipe.method.options), recipe.method.length
-    limit, cut = recipe.task.max_tokens, recipe.task.truncate
-    most = kind.most_tokens(recipe.method.options)
-    if most is not None:
-        limit = min(limit or 10**9, most + (length if slots else 0))
-    template: Any
-    if backbone.spec.kind == "vision":
-        template = ImageTemplate(recipe.task.template, backbone, length=length)
-    else:
-        template = Template(plan.template, backbone, length=length, prefix=0 if slots else length, limit=limit, cut=cut)
-    if template.vectors != (length if slots else 0):
-        place = f"write {{soft:{length}}}" if slots else "take {soft} out: its vectors enter at every layer"
-        found = f"{template.vectors or 'no'} slots for method {recipe.method.name}"
-        raise wrong(recipe.task.template, found, place)
-    head = make_head(plan, backbone, template)
-    # A head that reads hidden states of an encoder-decoder never runs its decoder, so the method sees an encoder.
-    spec = replace(backbone.spec, decoder_layers=0) if head.reads == "hidden" else backbone.spec
-    start = starting_point(plan, backbone, template, keys=kind.starts_from_keys(recipe.method.options))
-    try:
-        method = kind(spec, start, **recipe.method.options)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
-        raise RecipeError(
-            "SP-E212", f"{error}"[:200], f"options of {recipe.method.name}", "mend method.options"
-        ) from error
-    prompt = Prompt(backbone, method, head, template, Task(plan.kind, plan.labels, recipe.task.new_tokens))
-    return calibrated(prompt, recipe.task.calibrate, plan.train)
-
-
-def starting_point(plan: Plan, backbone: Backbone, template: Any, *, keys: bool) -> Start:
-    """Where training begins, as `init` says."""
-    recipe = plan.recipe
-    kind, warm = recipe.init.kind, recipe.init.kind == "prompt"
-    examples = list(islice((e for e in plan.train), recipe.method.length))
-    pixels = None
-    if backbone.spec.kind == "vision":
-        rows = [template.encode(example) for example in examples[:4]]
-        pixels = torch.stack([row.pixels for row in rows])
-    text = recipe.init.text or " ".join(flat(example, template.fields) for example in examples)
-    start = make_start(
-        backbone,
-        "vocabulary" if warm else kind,  # type: ignore[arg-type]
-        recipe.method.length,
-        keys=keys,
-        seed=recipe.train.seed,
-        text=text,
-        labels=[recipe.task.words.get(label, spoken(label)) for label in plan.labels],
-        pixels=pixels,
-    )
-    if warm:
-        assert recipe.init.source is not None
-        start = from_prompt(start, *stored(recipe.init.source, backbone))
-    return from_sources(start, [stored(path, backbone) for path in recipe.init.sources])
-
-
-def stored(path: str, backbone: Backbone) -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of a prompt's method and its name; raises `ArtifactError` where it is of another backbone."""
-    artifact = Artifact.load(path)
-    artifact.check_backbone(backbone)
-    return artifact.method_tensors(), Path(path).name
-
-
-def flat(example: Example, fields: Sequence[str]) -> str:
-    """The text of an example's columns."""
-    values = [example.fields[name] for name in fields if name in example.fields]
-    return " ".join(value if isinstance(value, str) else " ".join(value) for value in values)

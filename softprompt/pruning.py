@@ -22,8 +22,9 @@ from softprompt.files import write_atomically
 from softprompt.pieces import PIECE, parse
 from softprompt.plan import Plan
 from softprompt.prompt import Prompt, by_length
-from softprompt.recipe import InitSection, MethodSection, Recipe
+from softprompt.recipe import Recipe
 from softprompt.run import Listener
+from softprompt.sections import InitSection, MethodSection
 from softprompt.stages import Left, conclude, left, stage
 from softprompt.training import Result, reopen
 

@@ -18,12 +18,13 @@ from softprompt.backbones import Backbone
 from softprompt.errors import TrainingError
 from softprompt.evaluate import evaluate
 from softprompt.files import sweep, write_atomically
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe, load_recipe
 from softprompt.run import Listener, restore, snapshot
 from softprompt.track import tracker
 from softprompt.training import Result, fit, parents_of, reopen, run_in
+from softprompt.untrained import build
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizerFast
 from softprompt.backbones import Backbone, wrap
 from softprompt.core import Example
 from softprompt.methods import find, names
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import make_recipe
+from softprompt.untrained import build
 
 P = 4
 CORPUS = (

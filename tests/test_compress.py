@@ -18,9 +18,10 @@ from softprompt.compress.int8 import int8
 from softprompt.core import Batch, Injection
 from softprompt.demo import run as demo
 from softprompt.errors import RecipeError, Unsupported
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
 from softprompt.training import train
+from softprompt.untrained import build
 from softprompt.vectors import Measured, measure, variant, vectors_of
 
 P, H = 6, 32

@@ -14,9 +14,10 @@ from softprompt import explain
 from softprompt.core import Batch, Injection
 from softprompt.explain import curves, importance, lens, neighbours, page, pez, shares, words
 from softprompt.explain.drawing import apart
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
 from softprompt.pruning import importance as mean_of_absolute
+from softprompt.untrained import build
 from softprompt.vectors import measure, variant, vectors_of, without
 
 P = 4

@@ -33,7 +33,8 @@ from softprompt.joint import Joint
 from softprompt.optim import make_optimizer
 from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import ADAPTER, LoraSection, Recipe, load_recipe, make_recipe
+from softprompt.recipe import ADAPTER, Recipe, load_recipe, make_recipe
+from softprompt.sections import LoraSection
 from softprompt.sweep import train_all
 from softprompt.training import Result, train
 

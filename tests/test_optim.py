@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softprompt.errors import TrainingError
 from softprompt.methods import Group
 from softprompt.optim import Adafactor, clip, factor, make_optimizer
-from softprompt.recipe import OptimSection
+from softprompt.sections import OptimSection
 
 
 def adafactor_by_hand(start: Tensor, grads: list[Tensor], lr: float, decay: float) -> Tensor:

@@ -25,9 +25,10 @@ from softprompt.backbones import Backbone, wrap
 from softprompt.core import Example, Injection
 from softprompt.errors import ArtifactError, RecipeError
 from softprompt.peft import PREFIXES, PROMPTS, TASKS, export_peft, import_peft
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import make_recipe
+from softprompt.untrained import build
 
 P = 4
 FOUR = ["llama", "gpt2", "t5", "bert"]

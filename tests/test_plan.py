@@ -22,9 +22,10 @@ from softprompt.core import Example
 from softprompt.errors import DataError, RecipeError, SoftpromptError
 from softprompt.heads import Regressor, Verbalizer
 from softprompt.methods import find, names
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.template import Template
+from softprompt.untrained import build
 
 GOOD, BAD = ("warm", "funny", "joy", "film", "played"), ("dull", "hard", "left", "lost", "endless")
 

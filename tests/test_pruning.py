@@ -16,13 +16,14 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.core import Example, Injection
 from softprompt.errors import RecipeError, TrainingError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt
 from softprompt.pruning import Pruned, importance, narrowed, prune, shorter, strongest
 from softprompt.recipe import load_recipe
 from softprompt.run import Event
 from softprompt.stages import left, stage
 from softprompt.training import resume, train
+from softprompt.untrained import build
 
 P, PIECES, RATIOS = 6, 4, (0.34, 0.5)
 SHORT = (f"method.length={P}", "train.epochs=1", "optim.weight_decay=0.1", "train.patience=1")

@@ -17,7 +17,7 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.cli import main
 from softprompt.errors import RecipeError, TrainingError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe
 from softprompt.run import Stopped
@@ -26,6 +26,7 @@ from softprompt.sweep.grid import expand, parse
 from softprompt.sweep.results import Entry, Swept
 from softprompt.sweep.together import Part, losses, passes
 from softprompt.training import train
+from softprompt.untrained import build
 
 SHORT = ("train.epochs=1", "train.evaluate_every=2")
 PREFIX = ("method.name=prefix", "method.options={bottleneck: 16, dropout: 0.2}", "task.head=verbalizer")

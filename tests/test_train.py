@@ -15,11 +15,12 @@ from softprompt import checkpoint
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone, precision
 from softprompt.errors import TrainingError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe
 from softprompt.run import Stopped
 from softprompt.training import order, resume, train
+from softprompt.untrained import build
 
 METHODS = {
     "prompt_tuning": [],

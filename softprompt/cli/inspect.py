@@ -93,8 +93,7 @@ def show_method(facts: dict[str, Any], length: int) -> None:
 @recipes.command("check")
 def check_recipe(file: RecipeFile, as_json: AsJson = False) -> None:
     """Say whether keys, values and method options are sound."""
-    from softprompt.methods import find
-    from softprompt.plan import check_options
+    from softprompt.methods import check_options, find
     from softprompt.recipe import load_recipe
 
     recipe = load_recipe(file)

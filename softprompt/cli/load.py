@@ -11,7 +11,8 @@ from softprompt.core import Example
 from softprompt.data import Columns, Dataset, read, read_inputs
 from softprompt.errors import BackboneError, RecipeError
 from softprompt.prompt import Prompt
-from softprompt.recipe import BackboneSection, load_recipe
+from softprompt.recipe import load_recipe
+from softprompt.sections import BackboneSection
 from softprompt.store import Store, is_reference
 from softprompt.template import parse
 

@@ -12,8 +12,9 @@ from softprompt.heads import Verbalizer
 from softprompt.methods import find
 from softprompt.pieces import parse
 from softprompt.plain import read_yaml
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.recipe import Recipe
+from softprompt.untrained import build
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from softprompt.evaluate import score
 from softprompt.fewshot.patterns import Pattern, asked
 from softprompt.files import write_atomically
 from softprompt.metrics import Score
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt, without_prompt
 from softprompt.recipe import Recipe
 from softprompt.run import Listener
@@ -41,6 +41,7 @@ from softprompt.sweep.results import Entry, ended, results
 from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.paired import Compared, compare
 from softprompt.transfer.taught import Taught, key
+from softprompt.untrained import build
 
 TEMPERATURE = 2.0  # of the soft labels
 STUDENT = "distilled"

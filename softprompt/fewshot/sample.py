@@ -12,7 +12,7 @@ from softprompt.core import Example
 from softprompt.data import Dataset, split
 from softprompt.data.checks import alike, by_class
 from softprompt.errors import DataError, RecipeError
-from softprompt.recipe import DataSection
+from softprompt.sections import DataSection
 
 SEEDS = (13, 21, 42, 87, 100)  # of LM-BFF's samples
 

@@ -18,7 +18,7 @@ from softprompt.errors import DataError, TrainingError
 from softprompt.example import Raster
 from softprompt.files import write_atomically
 from softprompt.lab.protocol import Protocol, Question
-from softprompt.plan import divide, read_part, refuse_leaks
+from softprompt.parts import divide, read_part, refuse_leaks
 from softprompt.recipe import Recipe
 
 

@@ -16,11 +16,12 @@ from softprompt.errors import TrainingError
 from softprompt.files import write_atomically
 from softprompt.lab.parts import Parts
 from softprompt.lab.protocol import Protocol, Question, entrant
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.recipe import Recipe
 from softprompt.run import Listener
 from softprompt.sweep import Swept, Unit, lay_out, manifest, plain, train_all
 from softprompt.sweep.results import Entry, ended, results
+from softprompt.untrained import build
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from softprompt.errors import SoftpromptError
 from softprompt.llm.budget import Budget, Spent, Usage
 from softprompt.llm.log import Log, fingerprint
 from softprompt.llm.wire import Failed, Finished, connect, send
-from softprompt.recipe import Section
+from softprompt.sections import Section
 
 Messages = list[dict[str, str]]
 LONGEST_WAIT = 60.0  # seconds between two attempts, whatever the server asks for

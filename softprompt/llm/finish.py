@@ -12,7 +12,8 @@ from softprompt.llm.loop import Chosen
 from softprompt.llm.strategy import Board
 from softprompt.llm.task import Task
 from softprompt.metrics import Difference, Score, majority_predictions, paired, reported_metrics
-from softprompt.recipe import InitSection, Recipe
+from softprompt.recipe import Recipe
+from softprompt.sections import InitSection
 
 LEVEL = 0.05  # the p below which a difference counts as one
 NO_GAIN = "no significant gain: keep the seed prompt"

@@ -140,7 +140,7 @@ def read_task(recipe: Recipe, *, place: Place = "user", dev: int = 100, test: in
     Raises `RecipeError` SP-E737 for tasks that cannot be asked in words, `DataError` for wrong data.
     """
     from softprompt.choices import spoken  # imports torch, which nothing else here needs
-    from softprompt.plan import divide, read_part, refuse_leaks
+    from softprompt.parts import divide, read_part, refuse_leaks
 
     data = read_part(recipe, recipe.data.train, None)
     kind = data.kind if recipe.task.kind == "auto" else recipe.task.kind

@@ -16,11 +16,12 @@ import torch
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
+from softprompt.choices import spoken
 from softprompt.errors import RecipeError, TrainingError, near
 from softprompt.files import write_atomically
 from softprompt.pieces import parse
-from softprompt.plan import Plan, build, make_plan, spoken
-from softprompt.recipe import InitSection, MethodSection, Recipe, make_recipe
+from softprompt.plan import Plan, make_plan
+from softprompt.recipe import Recipe, make_recipe
 from softprompt.run import Listener
 from softprompt.search.candidates import Candidates, Ids
 from softprompt.search.finish import Found, finish
@@ -28,7 +29,9 @@ from softprompt.search.loop import Search, Settings, seek
 from softprompt.search.operator import Operator
 from softprompt.search.score import Ledger, Scorer, check_head
 from softprompt.search.words import label_words
+from softprompt.sections import InitSection, MethodSection
 from softprompt.training import open_backbone, set_threads
+from softprompt.untrained import build
 
 STRATEGIES = ("autoprompt", "gcg", "grips", "pez", "random", "rlprompt")
 BUDGET = 20_000  # passes over one text

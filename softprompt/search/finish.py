@@ -14,12 +14,14 @@ from softprompt.evaluate import references, score, scores
 from softprompt.files import write_atomically
 from softprompt.metrics import Score, find_metric
 from softprompt.metrics.compare import Difference, paired
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import InitSection, MethodSection, Recipe
+from softprompt.recipe import Recipe
 from softprompt.run import Listener
 from softprompt.search.candidates import Candidates, Ids
 from softprompt.search.loop import Search
+from softprompt.sections import InitSection, MethodSection
+from softprompt.untrained import build
 
 LEVEL = 0.05  # the p below which a difference counts as one
 

@@ -20,12 +20,13 @@ from softprompt.evaluate import score
 from softprompt.files import sweep, write_atomically
 from softprompt.frozen import remember
 from softprompt.heads import LanguageModel, Verbalizer
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.run import Event, Listener, Log, Run, Stopped, restore, snapshot, stopping
 from softprompt.sweep.together import Part, losses, passes
 from softprompt.track import tracker
 from softprompt.training import SAVING, computed, deliver, mixed, move, prepared, ready
+from softprompt.untrained import build
 
 
 @dataclass

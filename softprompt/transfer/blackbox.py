@@ -25,15 +25,17 @@ from softprompt.engine import choose
 from softprompt.errors import RecipeError, SoftpromptError, TrainingError
 from softprompt.evaluate import dev_score
 from softprompt.files import write_atomically
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import MethodSection, Recipe
+from softprompt.recipe import Recipe
 from softprompt.run import Listener
+from softprompt.sections import MethodSection
 from softprompt.sweep.together import Part, losses, passes
 from softprompt.training import computed, open_backbone, set_threads
 from softprompt.transfer.controls import Measured, measured
 from softprompt.transfer.rounds import Tensors, claim, go
 from softprompt.transfer.sources import Source, adopt, copied
+from softprompt.untrained import build
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from softprompt.baselines import majority
 from softprompt.errors import SoftpromptError
 from softprompt.evaluate import score
 from softprompt.metrics import Difference, Score, paired
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt, without_prompt
 from softprompt.transfer.paired import losses, readable
+from softprompt.untrained import build
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from softprompt.errors import SoftpromptError, TrainingError
 from softprompt.evaluate import score
 from softprompt.files import write_atomically
 from softprompt.heads import LanguageModel
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import MethodSection, Recipe
+from softprompt.recipe import Recipe
 from softprompt.run import Listener
+from softprompt.sections import MethodSection
 from softprompt.stages import claim
 from softprompt.sweep.lockstep import Member, go_together
 from softprompt.sweep.results import Entry, ended, results
@@ -31,6 +32,7 @@ from softprompt.transfer.paired import Compared, compare
 from softprompt.transfer.similarity import embedding, plain
 from softprompt.transfer.sources import Source, adopt, copied, starting_from
 from softprompt.transfer.taught import Taught, learned
+from softprompt.untrained import build
 
 TOP = 20  # tokens of the teacher that are kept at a label
 CONTROL, STUDENT = "alone", "distilled"

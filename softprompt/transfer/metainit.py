@@ -23,12 +23,13 @@ from softprompt.errors import SoftpromptError
 from softprompt.evaluate import mean_loss
 from softprompt.methods import Method
 from softprompt.optim import factor, make_optimizer
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe
 from softprompt.run import Listener
 from softprompt.training import computed, mixed, open_backbone, order, set_threads, step, warn_cut
 from softprompt.transfer.rounds import Tensors, claim, drawn, go, moments, move, part, remember
+from softprompt.untrained import build
 
 Rule = Literal["reptile", "fomaml"]
 

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from softprompt.backbones import Backbone
+from softprompt.choices import spoken
 from softprompt.core import Example
 from softprompt.errors import SoftpromptError
 from softprompt.files import write_atomically
-from softprompt.plan import Plan, make_plan, spoken
-from softprompt.recipe import DataSection, Recipe, TaskSection
+from softprompt.plan import Plan, make_plan
+from softprompt.recipe import Recipe
 from softprompt.run import Listener
+from softprompt.sections import DataSection, TaskSection
 from softprompt.stages import Left, stage
 from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.sources import flat

@@ -20,15 +20,17 @@ from softprompt.backbones import Backbone
 from softprompt.errors import SoftpromptError
 from softprompt.evaluate import mean_loss
 from softprompt.files import write_atomically
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import MethodSection, Recipe
+from softprompt.recipe import Recipe
 from softprompt.run import Listener
+from softprompt.sections import MethodSection
 from softprompt.stages import stage
 from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.paired import readable
 from softprompt.transfer.rounds import claim, go
 from softprompt.transfer.students import Students, Task
+from softprompt.untrained import build
 
 WEIGHT = 0.9  # of both distances, the paper's
 

@@ -15,19 +15,22 @@ from typing import Any
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
+from softprompt.choices import spoken
 from softprompt.core import Example
 from softprompt.errors import SoftpromptError
 from softprompt.files import write_atomically
 from softprompt.metrics import Difference, paired
-from softprompt.plan import build, make_plan, spoken
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import DataSection, Recipe, TaskSection
+from softprompt.recipe import Recipe
 from softprompt.run import Listener
+from softprompt.sections import DataSection, TaskSection
 from softprompt.stages import Left, stage
 from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.paired import losses
 from softprompt.transfer.rawtext import LETTERS, Exercise, Format, Labeller, exercises, read_documents
 from softprompt.transfer.sources import Source
+from softprompt.untrained import build
 
 SHARES = (("dev", 0.1), ("test", 0.1))  # of the documents, two at least; the rest is for training
 SURE = 0.8  # chance of a label from which on a single sentence is used

@@ -19,13 +19,15 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.errors import SoftpromptError
 from softprompt.files import write_atomically
-from softprompt.plan import build, make_plan
-from softprompt.recipe import MethodSection, Recipe
+from softprompt.plan import make_plan
+from softprompt.recipe import Recipe
+from softprompt.sections import MethodSection
 from softprompt.stages import fingerprint
 from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.controls import Measured, measured
 from softprompt.transfer.similarity import plain
 from softprompt.transfer.sources import Source, copied
+from softprompt.untrained import build
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # shares of the largest squared singular value
 Pair = tuple[Tensor, Tensor]  # vectors of one task on both backbones, [P, H] and [P, G]

@@ -10,10 +10,12 @@ from softprompt.backbones import Backbone
 from softprompt.core import Example
 from softprompt.errors import SoftpromptError
 from softprompt.files import read_regular, write_atomically
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import MethodSection, Recipe, make_recipe
+from softprompt.recipe import Recipe, make_recipe
+from softprompt.sections import MethodSection
 from softprompt.sweep.grid import free
+from softprompt.untrained import build
 
 LIMIT = 8 << 30  # bytes of a prompt file
 

@@ -15,14 +15,15 @@ from softprompt.engine import choose
 from softprompt.heads import Head
 from softprompt.methods import Group, Method
 from softprompt.optim import factor, make_optimizer
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import MethodSection
+from softprompt.sections import MethodSection
 from softprompt.sweep.together import Part, outcomes, passes
 from softprompt.training import computed, mixed
 from softprompt.transfer.distill import TOP
 from softprompt.transfer.rounds import Tensors, drawn, moments, move, part, remember
 from softprompt.transfer.taught import Lesson, answered, closed, keys, learned
+from softprompt.untrained import build
 
 
 class States(Head):

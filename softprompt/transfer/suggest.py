@@ -13,7 +13,7 @@ from typing import Any
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.metrics import Difference, paired
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import without_prompt
 from softprompt.recipe import Recipe
 from softprompt.run import Listener
@@ -22,6 +22,7 @@ from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.paired import losses, readable
 from softprompt.transfer.similarity import Similarity, similarity
 from softprompt.transfer.sources import Source, adopt, fitting, placed
+from softprompt.untrained import build
 
 STEPS = 100  # of the short training of the target, where the sources were trained for longer
 

@@ -27,15 +27,17 @@ from softprompt.files import write_atomically
 from softprompt.heads import Verbalizer
 from softprompt.methods import Group
 from softprompt.optim import factor, make_optimizer
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import ADAPTER, LoraSection, MethodSection, Recipe
+from softprompt.recipe import ADAPTER, Recipe
 from softprompt.run import Listener
+from softprompt.sections import LoraSection, MethodSection
 from softprompt.training import computed, mixed, open_backbone, set_threads
 from softprompt.transfer.adapting import Adapted, adapt, around, parts
 from softprompt.transfer.controls import Measured, measured
 from softprompt.transfer.prototypes import typical
 from softprompt.transfer.rounds import Tensors, claim, drawn, go, moments, move, part, remember
+from softprompt.untrained import build
 
 ENTROPY, SHARE = 0.01, 0.5  # l and a, the authors'
 

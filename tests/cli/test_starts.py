@@ -6,7 +6,8 @@ import pytest
 import tiny_runs
 
 from softprompt.artifact import Artifact
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
+from softprompt.untrained import build
 
 SHORT = (
     "--set",

@@ -13,10 +13,11 @@ from softprompt.backbones import Backbone, load_backbone
 from softprompt.doctor import Finding, recipe
 from softprompt.doctor.after import examine_run
 from softprompt.errors import SoftpromptError
-from softprompt.plan import Plan, build, make_plan
+from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe, make_recipe, override
 from softprompt.training import train
+from softprompt.untrained import build
 
 POOLS = {
     "mood": (["great", "wonderful", "lovely", "happy", "nice"], ["terrible", "awful", "boring", "sad", "nasty"]),

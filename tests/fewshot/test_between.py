@@ -6,8 +6,9 @@ import pytest
 import tiny_runs
 import torch
 
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt, without_prompt
+from softprompt.untrained import build
 
 
 def made(folder: Path, template: str, text: str) -> Prompt:

@@ -12,8 +12,9 @@ from softprompt.artifact import Artifact
 from softprompt.errors import DataError, RecipeError
 from softprompt.fewshot.patterns import Pattern, asked, patterns_of
 from softprompt.fewshot.pet import Teacher, pet, trust
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import without_prompt
+from softprompt.untrained import build
 
 PATTERNS = [Pattern("{text} w1 {mask}"), Pattern("{soft}w2 {text} w3 {mask}", {"w5": "w90", "w6": "w91"})]
 QUICK = ("data.few_shot=4", "train.steps=4", "train.evaluate_every=4")

@@ -14,8 +14,8 @@ from softprompt.core import Example
 from softprompt.errors import RecipeError
 from softprompt.fewshot.calibrate import NOTHING, calibrated, prior
 from softprompt.heads import Verbalizer
-from softprompt.plan import build
 from softprompt.prompt import Prompt, without_prompt
+from softprompt.untrained import build
 from softprompt.wording import Wording
 
 SYNONYMS = {"good": ("warm", "funny"), "bad": ("dull",)}

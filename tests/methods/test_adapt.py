@@ -15,8 +15,9 @@ from softprompt.backbones import Backbone
 from softprompt.core import Example, Spec, Start
 from softprompt.methods.adapt import Form, ResidualAdapter
 from softprompt.methods.prompt_tuning import PromptTuning
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.training import train
+from softprompt.untrained import build
 
 BASE = Spec(kind="seq2seq", hidden=768, states=768, layers=12, kv_heads=12, head_dim=64, decoder_layers=12)
 FORMS = get_args(Form)

@@ -18,9 +18,10 @@ from softprompt.errors import RecipeError, Unsupported
 from softprompt.heads import LanguageModel
 from softprompt.methods.cpt import CPT, weights
 from softprompt.methods.prompt_tuning import PromptTuning
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt, Task
 from softprompt.training import train
+from softprompt.untrained import build
 
 TYPES = "fiil"  # PEFT counts 1 input format, 2 input, 3 output format, 4 label
 RADII = {"epsilon": 0.2, "format_epsilon": 0.05}

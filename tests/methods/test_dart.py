@@ -19,9 +19,10 @@ from softprompt.heads import Verbalizer
 from softprompt.lessons import lesson_loss, with_lesson
 from softprompt.methods.dart import DART
 from softprompt.methods.prompt_tuning import PromptTuning
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.sweep import train_all
 from softprompt.training import train
+from softprompt.untrained import build
 from softprompt.wording import SCALE
 
 

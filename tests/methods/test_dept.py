@@ -19,9 +19,10 @@ from softprompt.errors import DataError, RecipeError, Unsupported
 from softprompt.generate import begin
 from softprompt.heads import LanguageModel
 from softprompt.methods.dept import DePT
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt, Task
 from softprompt.template import Template
+from softprompt.untrained import build
 
 BASE = Spec(kind="seq2seq", hidden=768, states=768, layers=12, kv_heads=12, head_dim=64, decoder_layers=12)
 

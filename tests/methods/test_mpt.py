@@ -15,7 +15,7 @@ from softprompt.errors import ArtifactError, RecipeError
 from softprompt.methods import Method
 from softprompt.methods.mpt import MultitaskPromptTuning, mean_prompt, tasks
 from softprompt.optim import make_optimizer
-from softprompt.recipe import OptimSection
+from softprompt.sections import OptimSection
 
 BASE = Spec(kind="seq2seq", hidden=768, states=768, layers=12, kv_heads=12, head_dim=64, decoder_layers=12)
 
@@ -118,8 +118,9 @@ def test_a_run_begins_at_its_source_bit_for_bit(tmp_path: Path) -> None:
 
 def untouched(name: str, source: Path, length: int = P) -> Method:
     """A method as a run would build it from a source."""
-    from softprompt.plan import Plan, build
+    from softprompt.plan import Plan
     from softprompt.recipe import make_recipe
+    from softprompt.untrained import build
 
     recipe = make_recipe(
         {

@@ -19,9 +19,10 @@ from softprompt.errors import RecipeError, Unsupported
 from softprompt.heads import Classifier
 from softprompt.methods import find
 from softprompt.methods.vpt import VisualPromptTuning
-from softprompt.plan import Plan, build
+from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import make_recipe
+from softprompt.untrained import build
 
 
 def built(**options: Any) -> VisualPromptTuning:

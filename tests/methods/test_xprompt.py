@@ -11,7 +11,7 @@ from softprompt.core import Start
 from softprompt.methods import find
 from softprompt.methods.xprompt import XPrompt
 from softprompt.optim import make_optimizer
-from softprompt.recipe import OptimSection
+from softprompt.sections import OptimSection
 
 PIECES = 4
 KEEP = "1101 0001 1111 1000"

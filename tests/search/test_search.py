@@ -18,13 +18,14 @@ from softprompt.artifact import Artifact
 from softprompt.cli import main
 from softprompt.core import Injection
 from softprompt.errors import RecipeError, TrainingError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.run import Stopped
 from softprompt.search import STRATEGIES, Candidates, Ledger, Scorer, adapted, search
 from softprompt.search.grips import Grips
 from softprompt.search.loop import balanced
 from softprompt.search.rlprompt import RlPrompt, soft_q
 from softprompt.search.words import label_words
+from softprompt.untrained import build
 
 SMALL = {"examples": 4, "dev": 8}
 BUDGETS = {"autoprompt": 1000, "pez": 1000, "gcg": 2000, "grips": 800}

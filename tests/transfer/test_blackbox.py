@@ -8,8 +8,9 @@ import torch
 from softprompt.artifact import Artifact
 from softprompt.core import Injection
 from softprompt.errors import SoftpromptError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.transfer.blackbox import Search, crossed, evolve
+from softprompt.untrained import build
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from softprompt.artifact import Artifact
 from softprompt.errors import SoftpromptError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt
 from softprompt.training import train
 from softprompt.transfer.distill import distill, representatives
 from softprompt.transfer.similarity import plain
 from softprompt.transfer.sources import named
 from softprompt.transfer.taught import Taught, answered, closed, key, keys, learned
+from softprompt.untrained import build
 
 
 def taught(bench, *settings: str, top: int = 96) -> tuple[Taught, Prompt, list]:

@@ -12,12 +12,13 @@ import torch
 
 from softprompt.artifact import Artifact
 from softprompt.errors import SoftpromptError, TrainingError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.recipe import Recipe
 from softprompt.run import Stopped
 from softprompt.training import order
 from softprompt.transfer.metainit import Learner, Task, brief, meta
 from softprompt.transfer.sources import placed
+from softprompt.untrained import build
 
 STEPS, RATE = 2, 0.3  # of an adaptation, in embeddings
 

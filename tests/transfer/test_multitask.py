@@ -13,13 +13,15 @@ from torch.nn import functional as F
 from softprompt.artifact import Artifact
 from softprompt.errors import SoftpromptError
 from softprompt.methods.mpt import mean_prompt
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import Prompt
-from softprompt.recipe import MethodSection, Recipe
+from softprompt.recipe import Recipe
 from softprompt.run import Stopped
+from softprompt.sections import MethodSection
 from softprompt.transfer.multitask import source_train
 from softprompt.transfer.sources import placed
 from softprompt.transfer.students import Students, Task
+from softprompt.untrained import build
 
 
 @pytest.fixture(scope="module")

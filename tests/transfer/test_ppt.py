@@ -10,12 +10,13 @@ import pytest
 from softprompt.artifact import Artifact
 from softprompt.core import Example
 from softprompt.errors import SoftpromptError
-from softprompt.plan import build, make_plan
-from softprompt.recipe import DataSection, TaskSection
+from softprompt.plan import make_plan
+from softprompt.sections import DataSection, TaskSection
 from softprompt.transfer.paired import losses
 from softprompt.transfer.ppt import divided, labels_of, pretrain_on_text
 from softprompt.transfer.rawtext import LETTERS, exercises, read_documents
 from softprompt.transfer.sources import placed
+from softprompt.untrained import build
 
 WORD = re.compile(r"d(\d+)s(\d+)")
 

@@ -9,10 +9,11 @@ import torch
 
 from softprompt.artifact import Artifact
 from softprompt.errors import SoftpromptError
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.transfer.paired import losses
 from softprompt.transfer.project import fit, project, solve, vectors
 from softprompt.transfer.sources import Source, placed
+from softprompt.untrained import build
 
 
 def pairs(count: int, noise: float = 0.0) -> tuple[list, torch.Tensor, torch.Tensor]:

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from softprompt.artifact import Artifact
 from softprompt.errors import SoftpromptError
 from softprompt.evaluate import mean_loss
-from softprompt.plan import build, make_plan
+from softprompt.plan import make_plan
 from softprompt.prompt import without_prompt
 from softprompt.training import train
 from softprompt.transfer.paired import losses
 from softprompt.transfer.similarity import averaged, embedding, per_token, plain, similarity
 from softprompt.transfer.suggest import suggest
+from softprompt.untrained import build
 
 
 def double_loop(a: Tensor, b: Tensor) -> float:

@@ -9,11 +9,13 @@ import torch
 from softprompt.artifact import Artifact
 from softprompt.backbones import load_backbone
 from softprompt.errors import ArtifactError, SoftpromptError
-from softprompt.plan import build, make_plan
-from softprompt.recipe import ADAPTER, LoraSection, MethodSection, Recipe
+from softprompt.plan import make_plan
+from softprompt.recipe import ADAPTER, Recipe
+from softprompt.sections import LoraSection, MethodSection
 from softprompt.transfer.adapting import Sharpened, around
 from softprompt.transfer.prototypes import typical
 from softprompt.transfer.universal import MetaLearner, encoded, learn_transferable
+from softprompt.untrained import build
 
 
 @pytest.fixture(scope="module")
