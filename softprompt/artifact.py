@@ -160,6 +160,13 @@ class Artifact:
         """The tensors of the method alone, by their names in the method."""
         return {name.removeprefix("method."): t for name, t in self.tensors.items() if name.startswith("method.")}
 
+    @property
+    def adapter(self) -> str | None:
+        """The name of the LoRA adapter in the backbone that the prompt was trained on, where its card says one."""
+        section = self.card.recipe.get("backbone")
+        name = section.get("adapter") if isinstance(section, dict) else None
+        return name if isinstance(name, str) else None
+
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise `ArtifactError` where this is not the model that the prompt was trained for."""
         card, now = self.card.backbone, describe(backbone)
@@ -171,13 +178,13 @@ class Artifact:
             ("tokenizer", card.tokenizer, now.tokenizer),
         ):
             if mine != theirs:
-                raise ArtifactError(
-                    "SP-E320",
-                    f"{what} {short(theirs)} in {backbone.name or 'this backbone'}",
-                    f"{short(mine)}: the prompt was trained on {card.name}",
-                    "load that backbone, or train a prompt for this one",
-                    where=self.where,
-                )
+                found = f"{what} {short(theirs)} in {backbone.name or 'this backbone'}"
+                expected, do = f"{short(mine)}: the prompt was trained on {card.name}", "load that backbone"
+                if adapter := self.adapter:
+                    expected += f" with the LoRA adapter {adapter!r} merged in"
+                    do += f" with adapter=FOLDER, the {adapter!r} folder that belongs to the prompt"
+                do += ", or train a prompt for this one"
+                raise ArtifactError("SP-E320", found, expected, do, where=self.where)
 
     def bind(self, backbone: Backbone) -> Prompt:
         """The prompt in use on a backbone.

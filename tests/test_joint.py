@@ -1,6 +1,7 @@
 """A LoRA that trains together with a prompt: the gradient is right, the base stays, and two files load again as one."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import test_train
 import tiny_runs
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -35,6 +37,8 @@ from softprompt.plan import Plan, make_plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import ADAPTER, Recipe, load_recipe, make_recipe
 from softprompt.sections import LoraSection
+from softprompt.serve.engine import PromptEngine
+from softprompt.store import Store
 from softprompt.sweep import train_all
 from softprompt.training import Result, train
 
@@ -339,6 +343,41 @@ def test_the_commands_find_the_lora_of_a_run(folder: Path, trained: tuple[Result
     priced = CliRunner().invoke(app, ["train", str(folder / "recipe.yaml"), "--dry-run", "--json"])
     logged = [json.loads(line) for line in (folder / "spoken" / "log.jsonl").read_text().splitlines()]
     assert json.loads(priced.stdout)["cost"]["operations"] == logged[0]["operations"]
+
+
+def test_a_store_keeps_the_prompt_alone_says_so_and_without_its_lora_nothing_answers(
+    folder: Path,
+    model: Backbone,
+    trained: tuple[Result, list[dict[str, Any]], bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, test = folder / "run", str(folder / "test.csv")
+    monkeypatch.setenv("SOFTPROMPT_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["store", "publish", str(run), "both"])
+    assert f"not in the store: {run / ADAPTER}, the LoRA adapter that the prompt needs" in said.stdout, said.output
+    told = CliRunner().invoke(app, ["store", "publish", str(run), "both", "--json"])
+    assert json.loads(told.stdout)["adapter"] == str(run / ADAPTER)
+    asked = ["evaluate", "both@1", test, "--json", "--no-baselines", "--model", model.name]
+    refused = CliRunner().invoke(app, asked).exception
+    assert isinstance(refused, RecipeError)
+    assert refused.code == "SP-E255"
+    assert str(tmp_path / ADAPTER) in refused.do
+    with (
+        PromptEngine(model) as engine,
+        pytest.raises(ArtifactError, match=r"SP-E320.*LoRA adapter 'lora' merged in.*adapter=FOLDER"),
+    ):
+        engine.add("both", "1", Store().load("both"))
+    shutil.copytree(run / ADAPTER, tmp_path / ADAPTER)
+    found = CliRunner().invoke(app, asked)
+    assert json.loads(found.stdout)["scores"][0]["value"] == trained[0].report.scores[0].value
+    weights = load_file(tmp_path / ADAPTER / "adapter_model.safetensors")
+    save_file({name: 2 * value for name, value in weights.items()}, tmp_path / ADAPTER / "adapter_model.safetensors")
+    other = CliRunner().invoke(app, asked).exception
+    assert isinstance(other, ArtifactError)
+    assert other.code == "SP-E320"
+    assert "'lora' folder that belongs to the prompt" in other.do
 
 
 def test_the_doctor_reads_a_run_with_a_lora_like_any_other(

@@ -31,6 +31,9 @@ def tune(
     key: Annotated[str | None, typer.Option(help="Environment variable of the API key.", metavar="VAR")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 2000,
     send_seed: Annotated[bool, typer.Option("--send-seed/--no-seed", help="Send a seed with samples.")] = True,
+    send_temperature: Annotated[
+        bool, typer.Option("--send-temperature/--no-temperature", help="Some hosted models take only their own.")
+    ] = True,
     workers: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     calls: Annotated[
         int | None, typer.Option(min=1, help="Most requests; what the plan leaves betters the instructions.")
@@ -58,6 +61,7 @@ def tune(
 ) -> None:
     """Write prompts for a corpus; keep them if they are better."""
     from softprompt.graphrag import Given, find_target, make_plan
+    from softprompt.graphrag.tune import ready
 
     given = Given(domain, language, persona, given_types(types), max_types)
     plan = make_plan(
@@ -77,12 +81,14 @@ def tune(
         force=force,
     )
     if dry_run:
+        ready(plan, None)
         if as_json:
             document(planned(plan))
         else:
             announce(plan)
         return
     facts = {"model": model, "base_url": base_url, "max_tokens": max_tokens, "seed": send_seed, "workers": workers}
+    facts["temperature"] = send_temperature
     outcome = run(plan, calls, anyway, key, facts, as_json)
     show(outcome, as_json)
 
@@ -158,6 +164,7 @@ def end(facts: dict[str, Any], key: str | None) -> "Endpoint":
         "model": "model",
         "max_tokens": "max_tokens",
         "seeded": "seed",
+        "tempered": "temperature",
         "workers": "workers",
     }
     try:
@@ -179,6 +186,7 @@ def planned(plan: "Plan") -> dict[str, Any]:
         "held_out": len(split.held),
         "calls": plan.calls,
         "tokens": plan.tokens,
+        "default": {"name": "yours" if plan.rival else "ours", "path": str(plan.rival) if plan.rival else None},
         "out": str(plan.out),
     }
 
@@ -188,6 +196,13 @@ def announce(plan: "Plan") -> None:
     split = plan.split
     note(f"{split.chunks} chunks, {split.pool} different; {len(split.shown)} for examples, {len(split.held)} held out")
     note(f"{plan.calls} requests, about {plan.tokens:,} tokens, without repeats and --calls; prompts go to {plan.out}")
+    if plan.rival:
+        note(f"to beat: {plan.rival}")
+    else:
+        note(
+            "to beat: our default"
+            + (" (--against names another)" if plan.target.file else ", since no settings name a prompt")
+        )
     if len(split.held) < 6:
         note("fewer than 6 chunks held out cannot show a gain: the default will be kept, unless --anyway")
 
@@ -215,7 +230,8 @@ def show(made: "Outcome", as_json: bool) -> None:
     if as_json:
         scores = {name: one.mean() for name, one in made.scores.items()}
         told = {"kept": made.kept, "verdict": made.verdict.as_dict(), "scores": scores, "asked": made.asked}
-        document(planned(plan) | told | {"files": made.files, "types": list(made.draft.types)})
+        there = {"files": made.files, "removed": list(made.removed), "left": list(made.left)}
+        document(planned(plan) | told | there | {"types": list(made.draft.types)})
         return
     tuned, default = (made.scores[name].mean() for name in ("tuned", "default"))
     name = "your prompt" if made.against.name == "yours" else "our default"
@@ -224,6 +240,8 @@ def show(made: "Outcome", as_json: bool) -> None:
         table([f"{len(plan.split.held)} chunks held out", "tuned", name], rows)
     say(made.verdict.sentence)
     say(f"{made.asked['calls']} requests, {made.asked['tokens_in'] + made.asked['tokens_out']:,} tokens")
+    for line in leftovers(made):
+        say(line)
     if made.kept == "yours":
         say(f"your prompt stays as it is: {made.against.path}; {plan.out / 'manifest.json'}")
         return
@@ -232,6 +250,15 @@ def show(made: "Outcome", as_json: bool) -> None:
     folder = Path(shlex.quote(str(plan.out)))
     paths = shlex.join(str(plan.out / name) for name in made.files)
     next_steps(f"softprompt graphrag validate {paths} --for {plan.target.name}", *settings(plan, folder))
+
+
+def leftovers(made: "Outcome") -> list[str]:
+    """What became of files in the folder that this run did not write."""
+    shown = [f"removed, of an earlier run: {', '.join(made.removed)}"] if made.removed else []
+    for ours, why in ((True, "in use"), (False, "not as an earlier run wrote it")):
+        if names := [name for name, known in made.left.items() if (known is not None) == ours]:
+            shown.append(f"left in {made.plan.out} ({why}): {', '.join(names)}")
+    return shown
 
 
 def settings(plan: "Plan", folder: Path) -> list[str]:

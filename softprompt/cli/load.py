@@ -63,7 +63,8 @@ def open_model(artifact: Artifact, model: str | None) -> Backbone:
     except BackboneError as error:
         if error.code == "SP-E409" and adapter and not Path(adapter).is_dir():
             found = f"no folder {adapter!r} here, the LoRA adapter that the prompt was trained on"
-            raise RecipeError("SP-E255", found, "that folder", "put it there, or run this where it is") from error
+            do = f"copy it from the run that made the prompt to {Path(adapter).absolute()}, or run this where it is"
+            raise RecipeError("SP-E255", found, "that folder", do) from error
         if model or error.code != "SP-E401":
             raise
         found = f"no model {name!r} here or on the hub, which is all that the prompt says of its backbone"

@@ -1,6 +1,7 @@
 """`softprompt store`: prompts under names, with versions and aliases."""
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -140,15 +141,29 @@ def publish(
     """Keep a prompt as the next version of a name."""
     place = opened(store)
     entry, new = place.publish(source, name, aliases=alias or (), parents=parent or (), note=remark)
+    adapter, called = below(source)
     if as_json:
-        document({"store": str(place.folder), "new": new} | facts(entry))
+        document({"store": str(place.folder), "new": new, "adapter": adapter} | facts(entry))
         return
     say(f"{entry.reference}{pointed(entry)}: {'published' if new else 'this content was there already'}")
+    if adapter:
+        say(f"not in the store: {adapter}, the LoRA adapter that the prompt needs; keep that folder")
+        say(f"commands look for it as {called!r} in the folder where they are run, and refuse the prompt without it")
     next_steps(
         f"softprompt predict {entry.reference} FILE --model M",
         f"softprompt store alias {entry.reference} prod",
         f"softprompt store show {entry.reference}",
     )
+
+
+def below(source: str) -> tuple[str | None, str | None]:
+    """The LoRA adapter that a prompt stands on, which no store keeps: where it is now, and what its card calls it."""
+    from softprompt.artifact import Artifact
+    from softprompt.cli.load import ran
+
+    artifact = Artifact.load(Path(source) / "prompt.safetensors" if Path(source).is_dir() else source)
+    run = ran(artifact) if artifact.adapter else None
+    return (run.adapter if run else None) or artifact.adapter, artifact.adapter
 
 
 @app.command("alias")

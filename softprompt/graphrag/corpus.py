@@ -50,7 +50,8 @@ class Settings:
     size: int = 1200  # GraphRAG's defaults
     overlap: int = 100
     types: tuple[str, ...] = DEFAULT_TYPES
-    prompt: Path | None = None  # the extraction prompt that is in use
+    prompt: Path | None = None  # the extraction prompt that is in use, there or not
+    named: frozenset[Path] = frozenset()  # every prompt file that the settings name
 
 
 def read_settings(root: Path) -> Settings:
@@ -85,7 +86,6 @@ def settings_of(values: dict[str, Any], root: Path, path: Path) -> Settings:
     if storage.get("type", "file") not in ("file", *PATTERNS):
         found = f"a corpus in {storage['type']!r} storage"
         raise RecipeError("SP-E791", found, "files", "give a folder of its texts instead", where=str(path))
-    prompt = root / str(graph["prompt"]) if graph.get("prompt") else None
     types = graph.get("entity_types")
     try:
         size, overlap = int(cut.get("size", 1200)), int(cut.get("overlap", 100))
@@ -100,8 +100,16 @@ def settings_of(values: dict[str, Any], root: Path, path: Path) -> Settings:
         size=size,
         overlap=overlap,
         types=tuple(map(str, types)) if isinstance(types, list) and types else DEFAULT_TYPES,
-        prompt=prompt if prompt and prompt.is_file() else None,
+        prompt=root / str(graph["prompt"]) if graph.get("prompt") else None,
+        named=frozenset((root / name).resolve() for name in prompts_of(values)),
     )
+
+
+def prompts_of(values: dict[str, Any]) -> Iterator[str]:
+    """Every file that a section of the settings names under a key such as `prompt` or `graph_prompt`."""
+    for part in values.values():
+        if isinstance(part, dict):
+            yield from (name for key, name in part.items() if str(key).endswith("prompt") and isinstance(name, str))
 
 
 def section(values: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from softprompt import __version__
-from softprompt.errors import SoftpromptError
-from softprompt.files import write_atomically
+from softprompt.errors import ArtifactError, SoftpromptError
+from softprompt.files import read_regular, write_atomically
 from softprompt.graphrag.corpus import Chunk
 from softprompt.graphrag.examples import Examples
 from softprompt.graphrag.forms import Draft, Prompts, as_files, render
 from softprompt.graphrag.improve import Round
 from softprompt.graphrag.measure import Measured, Verdict
 from softprompt.graphrag.plan import MANIFEST, Plan
+from softprompt.graphrag.targets import TARGETS
 from softprompt.graphrag.validate import check
+
+LIMIT = 64 << 20  # bytes of a manifest, and of a file that may be of an earlier run
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,16 @@ class Outcome:
     verdict: Verdict
     kept: str  # "tuned", "ours" (our default) or "yours" (what is in use)
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 by name
+    removed: tuple[str, ...] = ()  # what an earlier run wrote, and this one does not stand for
+    left: dict[str, str | None] = field(default_factory=dict)  # SHA-256 where it is in use, None where it is not ours
     asked: dict[str, int] = field(default_factory=dict)
 
 
 def write(made: Outcome, facts: dict[str, Any]) -> Outcome:
-    """Write what is to be used: every file whole or absent, the manifest last."""
+    """Write what is to be used: every file whole or absent, the manifest last.
+
+    What an earlier run wrote and this one does not is removed, unless it is in use or was changed since.
+    """
     plan = made.plan
     files: dict[str, bytes] = {}
     if made.kept != "yours":
@@ -60,10 +68,64 @@ def write(made: Outcome, facts: dict[str, Any]) -> Outcome:
     make_folder(plan.out)
     for name, data in files.items():
         write_atomically(plan.out / name, data)
-    made = replace(made, files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+    made = replace(made, files={name: digest(data) for name, data in files.items()})
+    removed, left = clear(made)
+    made = replace(made, removed=removed, left=left)
     text = json.dumps(manifest(made, facts), ensure_ascii=False, indent=2) + "\n"
     write_atomically(plan.out / MANIFEST, text.encode())
     return made
+
+
+def clear(made: Outcome) -> tuple[tuple[str, ...], dict[str, str | None]]:
+    """Remove what an earlier run wrote; the names removed, and those left with their hash or None as in `Outcome`.
+
+    Raises `SoftpromptError` SP-E501 where the system refuses.
+    """
+    folder, before = made.plan.out, earlier(made.plan.out)
+    used = {*made.plan.settings.named, *([made.against.path.resolve()] if made.against.path else [])}
+    removed, left = [], {}
+    for name in sorted({*before, *made.plan.target.names} - set(made.files)):
+        path = folder / name
+        if not path.is_symlink() and not path.exists():
+            continue
+        known = before.get(name) if unchanged(path, before.get(name)) else None
+        if known is None or path.resolve() in used:
+            left[name] = known
+            continue
+        try:
+            path.unlink()
+        except OSError as error:
+            found, do = (error.strerror or str(error)).lower(), "remove it yourself, then repeat"
+            raise SoftpromptError(
+                "SP-E501", found, "to remove a file of an earlier run", do, where=str(path)
+            ) from error
+        removed.append(name)
+    return tuple(removed), left
+
+
+def earlier(folder: Path) -> dict[str, str]:
+    """What the manifest of an earlier run says it wrote and is still there, with hashes; nothing where it says none."""
+    try:
+        told = json.loads(read_regular(folder / MANIFEST, LIMIT))
+    except (ArtifactError, RecursionError, ValueError):
+        return {}  # then nothing in the folder is known to be ours, and all of it stays
+    parts = [told.get(key) for key in ("left", "files")] if isinstance(told, dict) else []
+    ours = {name for target in TARGETS.values() for name in target.names}  # never a path that a manifest makes up
+    pairs = [pair for part in parts if isinstance(part, dict) for pair in part.items()]
+    return {name: known for name, known in pairs if name in ours and isinstance(known, str)}
+
+
+def unchanged(path: Path, known: str | None) -> bool:
+    """Whether a file is what was written there: we write no links, and nothing that cannot be read."""
+    try:
+        return not path.is_symlink() and digest(read_regular(path, LIMIT)) == known
+    except ArtifactError:
+        return False
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def make_folder(path: Path) -> None:
@@ -116,6 +178,8 @@ def manifest(made: Outcome, facts: dict[str, Any]) -> dict[str, Any]:
         },
         "asked": made.asked,
         "files": made.files,
+        "removed": list(made.removed),
+        "left": made.left,
     }
 
 

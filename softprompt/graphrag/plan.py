@@ -32,6 +32,11 @@ class Plan:
     tokens: int  # of those calls, roughly, in and out
 
     @property
+    def rival(self) -> Path | None:
+        """The file of the prompts to beat: the one that was named, or that of the settings; None for our default."""
+        return self.against or (None if self.target.file else self.settings.prompt)
+
+    @property
     def final(self) -> int:
         """Calls that the comparison on the chunks held out takes; none where there are too few to compare."""
         return 2 * self.samples * len(self.split.held) if len(self.split.held) > 1 else 0

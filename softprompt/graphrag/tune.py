@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from softprompt.errors import RecipeError, SoftpromptError
+from softprompt.errors import ArtifactError, RecipeError, SoftpromptError
 from softprompt.files import read_regular
 from softprompt.graphrag.examples import Examples, make_examples
 from softprompt.graphrag.forms import Draft, Prompts, guidance, render
@@ -15,7 +15,7 @@ from softprompt.graphrag.measure import Measured, judge, measure
 from softprompt.graphrag.plan import Plan, spare
 from softprompt.graphrag.profile import profile
 from softprompt.graphrag.speaker import Meter, Speaker
-from softprompt.graphrag.targets import Target
+from softprompt.graphrag.targets import TARGETS, Target
 from softprompt.graphrag.validate import LIMIT, Checked, check, json_of
 
 Event = dict[str, Any]
@@ -57,7 +57,7 @@ def tune(
 def ready(plan: Plan, calls: int | None) -> None:
     """Raise what can be known before anything is asked or written.
 
-    `RecipeError` SP-E796 for a budget below the plan, SP-E799 for a prompt to beat that cannot be loaded.
+    `RecipeError` SP-E796 for a budget below the plan, and what `opponent` raises.
     """
     if calls is not None and calls < plan.calls:
         do = f"give --calls {plan.calls + plan.calls // 9 + 1}, or fewer --held-out and --examples"
@@ -89,20 +89,36 @@ def compared(meter: Meter, plan: Plan, draft: Draft, against: Against) -> dict[s
 
 
 def opponent(plan: Plan, types: tuple[str, ...]) -> Against:
-    """The extraction prompt to beat: the one that was named, the one in use if its target can load it, or our default.
+    """The extraction prompt to beat: the one that was named, the one that the settings name, or our default.
 
     It is given the types of the tuned prompt wherever it can take types: a gain is then a gain of the words. Raises
-    `RecipeError` SP-E799 for a named prompt that its target cannot load.
+    `ArtifactError` SP-E308 and SP-E304 for a named prompt that cannot be read, `RecipeError` SP-E799 for one that its
+    target cannot load, and SP-E833 for either where it is the settings that name it.
     """
-    path = plan.against or (None if plan.target.file else plan.settings.prompt)
-    if path is not None:
+    path = plan.rival
+    if path is None:
+        return Against(render(Draft(types=types), plan.target), types, "ours")
+    try:
         prompts, wrong = theirs(path, plan.target)
-        if not wrong:
-            return given(prompts, plan.target, types, path)
+    except ArtifactError as error:
         if plan.against is not None:
-            do = f"softprompt graphrag validate {path} --for {plan.target.name}"
-            raise RecipeError("SP-E799", wrong, f"prompts of {plan.target.title}", do, where=str(path))
-    return Against(render(Draft(types=types), plan.target), types, "ours")
+            raise
+        raise useless(plan, path, error.found, "put it there, or mend the settings") from error
+    if not wrong:
+        return given(prompts, plan.target, types, path)
+    do = f"softprompt graphrag validate {path} --for {plan.target.name}"
+    if plan.against is not None:
+        raise RecipeError("SP-E799", wrong, f"prompts of {plan.target.title}", do, where=str(path))
+    fit = [one for one in TARGETS.values() if not one.file and not theirs(path, one)[1]]
+    raise useless(plan, path, wrong, f"--for {fit[0].name}, which can use it" if fit else f"{do}, and mend it")
+
+
+def useless(plan: Plan, path: Path, found: str, do: str) -> RecipeError:
+    """The error for a prompt of the settings that cannot be what has to be beaten."""
+    expected = f"the extraction prompt of {plan.target.title}, which the settings name"
+    return RecipeError(
+        "SP-E833", found, expected, f"{do}; or name the one to beat with --against FILE", where=str(path)
+    )
 
 
 def theirs(path: Path, target: Target) -> tuple[Prompts, str]:

@@ -37,6 +37,7 @@ class Endpoint(Section):
         "max_tokens", description="how the server calls that limit; hosted reasoning models want the second"
     )
     seeded: bool = Field(True, description="send the number of a sample as `seed`, where a temperature is set")
+    tempered: bool = Field(True, description="send `temperature`; some hosted reasoning models take only their own")
     timeout: float = Field(60.0, gt=0, description="seconds for an answer")
     attempts: int = Field(6, ge=1, description="of a request that the server fails to answer")
     pause: float = Field(0.5, ge=0, description="seconds before the second attempt; doubled before each further one")
@@ -161,8 +162,9 @@ class Client:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def body(self, messages: Messages, temperature: float, rollout: int) -> dict[str, Any]:
-        """What goes over the wire."""
-        made: dict[str, Any] = {"model": self.endpoint.model, "messages": messages, "temperature": temperature}
+        """What goes over the wire. A model that takes no temperature answers at its own: samples, always."""
+        made: dict[str, Any] = {"model": self.endpoint.model, "messages": messages}
+        made |= {"temperature": temperature} if self.endpoint.tempered else {}
         made[self.endpoint.limit] = self.endpoint.max_tokens
         return made | ({"seed": rollout} if temperature > 0 and self.endpoint.seeded else {})
 

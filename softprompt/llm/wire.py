@@ -54,10 +54,16 @@ def send(sdk: Any, body: dict[str, Any], where: str) -> tuple[str, int | None, i
             raise Failed(f"status {error.status_code}", retry_after(error.response.headers)) from error
         said = str(error.message).replace(sdk.api_key, "***")  # some servers repeat the key that they refuse
         found = f"status {error.status_code}: {said}"[:300]
-        do = "check address, model and key; seeded=false where the server takes no seed"
-        raise SoftpromptError("SP-E733", found, "an answer", do, where=where) from error
+        raise SoftpromptError("SP-E733", found, "an answer", remedy(said, body), where=where) from error
     except (openai.APIError, JSONDecodeError, UnicodeDecodeError) as error:
         raise Failed(f"a malformed answer ({error})", charged=True) from error
+
+
+def remedy(said: str, body: dict[str, Any]) -> str:
+    """What to do about a refusal, as far as its words tell which part of the request it is about."""
+    if "temperature" in said.lower() and "temperature" in body:
+        return "leave the temperature out: tempered=false (graphrag tune: --no-temperature); answers then vary"
+    return "check address, model and key; seeded=false where the server takes no seed"
 
 
 def retry_after(headers: Any) -> float | None:

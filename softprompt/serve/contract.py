@@ -13,7 +13,16 @@ from softprompt.errors import SoftpromptError
 
 Kind = Literal["write", "label", "tags", "number", "embedding"]
 Reason = Literal["stop", "length", "cancelled"]
-Trouble = Literal["model_not_found", "invalid_request", "queue_full", "draining", "cancelled", "not_finite", "internal"]
+Trouble = Literal[
+    "model_not_found",
+    "invalid_request",
+    "queue_full",
+    "draining",
+    "cancelled",
+    "not_finite",
+    "engine_failed",
+    "internal",
+]
 
 
 class ServeError(SoftpromptError):
@@ -149,6 +158,7 @@ class Stats:
     hits: int = 0
     misses: int = 0
     evictions: int = 0
+    failed: str = ""  # why the engine will answer nothing any more; empty while it may
 
 
 class Handle(Protocol):

@@ -94,16 +94,43 @@ def test_a_dry_run_asks_nothing(tmp_path: Path, capsys: Any) -> None:
     assert main(["graphrag", "tune", str(root), "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["examples"], told["held_out"], told["calls"]) == (2, 1, 8)
+    assert told["default"] == {"name": "ours", "path": None}
     assert main(["graphrag", "tune", str(root), "--dry-run"]) == 0
-    assert "cannot show a gain" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot show a gain" in said
+    assert "to beat: our default, since no settings name a prompt" in said
     assert not (root / "prompts-tuned").exists()
+
+
+def test_the_prompt_that_the_settings_name_is_said_or_refused_in_one_line(tmp_path: Path, capsys: Any) -> None:
+    corpus(tmp_path / "input", 3)
+    (tmp_path / "settings.yaml").write_text("extract_graph: {prompt: mine.txt}\n")
+    assert main(["graphrag", "tune", str(tmp_path), "--dry-run"]) == 2
+    assert "SP-E833" in capsys.readouterr().err
+    text = 'Entities of {input_text}: ("entity"<|>A<|>B<|>C)##<|COMPLETE|>'
+    (tmp_path / "mine.txt").write_text(text)
+    with serving() as fake:
+        assert tune(tmp_path, fake, "--anyway") == 0
+        assert f"to beat: {tmp_path / 'mine.txt'}" in capsys.readouterr().err
+        assert tune(tmp_path, fake, "--force") == 0
+        said = capsys.readouterr().out
+        assert "removed, of an earlier run: community_report_graph.txt, extract_graph.txt" in said
+        assert "your prompt stays as it is" in said
+        (tmp_path / "prompts-tuned" / "extract_graph.txt").write_text("of the user")
+        assert tune(tmp_path, fake, "--force", "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["removed"], told["left"]) == ([], ["extract_graph.txt"])
+        assert told["default"] == {"name": "yours", "path": str(tmp_path / "mine.txt")}
 
 
 def test_lightrag_is_told_how_to_load_its_file(tmp_path: Path, capsys: Any) -> None:
     root = corpus(tmp_path, 8)
-    with serving(model=Model(good=lambda prompt: True)) as fake:
-        assert tune(root, fake, "--for", "graphrag2", "--held-out", "2", "--samples", "1") == 0
+    with serving(own_temperature=True, model=Model(good=lambda prompt: True)) as fake:
+        assert tune(root, fake, "--for", "graphrag2", "--held-out", "2", "--samples", "1", "--no-temperature") == 0
         assert "no gain" in capsys.readouterr().out
+        assert tune(root, fake, "--for", "nano", "--held-out", "0", "--anyway", "--out", str(root / "n")) == 2
+        assert "--no-temperature" in capsys.readouterr().err
+        fake.own_temperature = False
         assert tune(root, fake, "--for", "nano", "--held-out", "0", "--anyway", "--out", str(root / "n")) == 0
     said = capsys.readouterr().err
     assert "from nano_graphrag.prompt import PROMPTS" in said

@@ -78,11 +78,84 @@ def test_no_gain_leaves_the_prompt_in_use_alone(tmp_path: Path) -> None:
     assert (tmp_path / "prompts" / "extract_graph.txt").read_text() == mine
 
 
-def test_a_prompt_in_use_that_does_not_load_is_not_what_has_to_be_beaten(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("{input_text} {tuple_delimiter}")
-    (tmp_path / "settings.yaml").write_text("extract_graph: {prompt: mine.txt}\n")
+def test_a_prompt_of_the_settings_that_does_not_load_is_an_error_before_anything_is_asked(tmp_path: Path) -> None:
     corpus(tmp_path / "input", 9)
-    assert run(tmp_path, Model()).against.name == "ours"
+    (tmp_path / "settings.yaml").write_text("extract_graph: {prompt: mine.txt}\n")
+    older = as_files(render(Draft(), find_target("graphrag2")), find_target("graphrag2"))["extract_graph.txt"]
+    cases = {
+        None: r"mine.txt.*no such file.*put it there.*--against",
+        b"{input_text} {strange} <|> <|COMPLETE|>": r"strange.*graphrag validate.*--against",
+        b"\xff\xfe": r"no UTF-8 text.*--against",
+        older: r"--for graphrag2, which can use it",
+    }
+    for data, said in cases.items():
+        if data is not None:
+            (tmp_path / "mine.txt").write_bytes(data)
+        model = Model()
+        with pytest.raises(SoftpromptError, match=f"SP-E833.*{said}"):
+            run(tmp_path, model)
+        assert model.asked == []
+    (tmp_path / "other.txt").write_bytes(as_files(render(Draft(), GRAPHRAG), GRAPHRAG)["extract_graph.txt"])
+    assert run(tmp_path, Model(), against=tmp_path / "other.txt").against.path == tmp_path / "other.txt"
+    nano = make_plan(tmp_path, tmp_path / "nano", find_target("nano"))
+    assert nano.rival is None  # its prompts are named by no settings
+
+
+def mine_in_use(root: Path, name: str) -> None:
+    """A project whose settings name this prompt, as good as any."""
+    path = root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(as_files(render(Draft(task="My own words."), GRAPHRAG), GRAPHRAG)["extract_graph.txt"])
+    (root / "settings.yaml").write_text(f"extract_graph: {{prompt: {name}}}\n")
+
+
+def test_what_an_earlier_run_wrote_goes_where_the_verdict_is_for_the_prompt_in_use(tmp_path: Path) -> None:
+    corpus(tmp_path / "input", 20)
+    assert run(tmp_path, Model()).kept == "tuned"
+    out = tmp_path / "prompts-tuned"
+    (out / "summarize_descriptions.txt").write_text("changed by hand")
+    (out / "notes.txt").write_text("of the user")
+    mine_in_use(tmp_path, "prompts/extract_graph.txt")
+    made = run(tmp_path, Model(good=lambda prompt: True), force=True)
+    assert (made.kept, made.files) == ("yours", {})
+    assert made.removed == ("community_report_graph.txt", "extract_graph.txt")
+    assert made.left == {"summarize_descriptions.txt": None}
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "notes.txt", "summarize_descriptions.txt"]
+    told = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert (told["removed"], told["left"]) == (list(made.removed), made.left)
+
+
+def test_files_of_an_earlier_run_that_are_in_use_stay_until_they_are_not(tmp_path: Path) -> None:
+    corpus(tmp_path / "input", 20)
+    assert run(tmp_path, Model()).kept == "tuned"
+    out = tmp_path / "prompts-tuned"
+    names = ("extract_graph", "summarize_descriptions")
+    keys = ("extract_graph: {prompt", "summarize_descriptions: {prompt")
+    lines = [f"{key}: prompts-tuned/{name}.txt}}" for key, name in zip(keys, names, strict=True)]
+    (tmp_path / "settings.yaml").write_text("\n".join(lines))
+    before = {f"{name}.txt": (out / f"{name}.txt").read_bytes() for name in names}
+    made = run(tmp_path, Model(good=lambda prompt: True), force=True)
+    assert (made.kept, made.removed) == ("yours", ("community_report_graph.txt",))
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert made.left == {name: sha256(data).hexdigest() for name, data in before.items()}
+    mine_in_use(tmp_path, "prompts/extract_graph.txt")
+    again = run(tmp_path, Model(good=lambda prompt: True), force=True)
+    assert (again.removed, again.left) == (tuple(before), {})
+    assert [path.name for path in out.iterdir()] == ["manifest.json"]
+
+
+def test_a_run_for_another_program_takes_away_what_the_one_before_wrote_and_nothing_else(tmp_path: Path) -> None:
+    root = corpus(tmp_path, 8)
+    run(root, Model(find_target("nano")), anyway=True)
+    out = root / "prompts-tuned"
+    (out / "extract_graph.txt").symlink_to(root / "00.txt")
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"]["../01.txt"] = sha256((root / "01.txt").read_bytes()).hexdigest()
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    made = run(root, Model(find_target("lightrag")), anyway=True, force=True)
+    assert made.removed == ("nano_graphrag_prompts.json",)
+    assert (out / "extract_graph.txt").is_symlink()
+    assert (root / "01.txt").read_text() == story(1)
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))

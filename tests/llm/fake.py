@@ -78,6 +78,7 @@ class Fake:
     cut: int = 0  # of a hundred answers of the writer
     lock: Lock = field(default_factory=Lock)
     url: str = ""
+    own_temperature: bool = False  # refuses any other, as hosted reasoning models do
 
     @property
     def calls(self) -> int:
@@ -96,6 +97,8 @@ class Fake:
             self.seen[text] += 1
             count = self.seen[text]
             kind = self.always
+            if self.own_temperature and body.get("temperature", 1) != 1:
+                kind = "temperature"
             if not kind and count < 3 and draw("fault", text, count) % 100 < self.faults:
                 kind = FAULTS[draw("kind", text, count) % len(FAULTS)]
             self.failed[kind or "none"] += 1
@@ -130,6 +133,9 @@ class Handler(BaseHTTPRequestHandler):
         told = self.headers["authorization"]  # as careless servers do
         if fault in ("429", "500", "400", "401", "404"):
             self.send(int(fault), json.dumps({"error": {"message": f"fault {fault} for {told}"}}).encode())
+        elif fault == "temperature":
+            said = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is."
+            self.send(400, json.dumps({"error": {"message": said, "param": "temperature"}}).encode())
         elif fault == "malformed":
             self.send(200, b'{"choices": [{"mess')
         elif fault == "nothing":

@@ -45,7 +45,14 @@ def test_without_a_gain_the_seed_prompt_is_kept_and_the_run_goes_on_by_resume(sp
         assert (tmp_path / "a" / "prompt.txt").read_text() == "Name it slowly"
         assert {"the seed prompt", "majority"} == set(report["baselines"]) == set(report["compared"])
         assert fake.calls <= 130
-        before = fake.calls
+        fake.own_temperature = True
+        code, _, err = sp("write", *PARTS, *task, "--strategy", "exemplars", "--calls", 130, "--run", "b")
+        assert (code, "tempered=false" in err.splitlines()[-1]) == (2, True)
+        assert (
+            sp("write", *PARTS, *task, "--task-set", "tempered=false", "--strategy", "exemplars", "--calls", 130)[0]
+            == 0
+        )
+        fake.own_temperature, before = False, fake.calls
         code, out, _ = sp("resume", "a", "--json")
         again = json.loads(out)
         assert (code, again["text"], again["verdict"]) == (0, report["text"], report["verdict"])

@@ -149,6 +149,28 @@ def test_what_never_gets_better_is_named(always, code, text, calls):
         assert fake.calls == client.sent == client.budget.spent == calls
 
 
+def test_a_model_that_takes_no_temperature_is_asked_without_one_and_answers_replay(tmp_path):
+    with serving(own_temperature=True) as fake:
+        with pytest.raises(
+            SoftpromptError, match=r"SP-E733 .*status 400.*do: leave the temperature out: tempered=false"
+        ):
+            Client(endpoint(fake), Budget(10)).ask(thing(1))
+        log = Log(tmp_path / "events.jsonl")
+        client = Client(endpoint(fake, tempered=False), Budget(10), log=log)
+        first = [client.ask(thing(1)), client.ask(thing(1), temperature=1.0, rollout=3)]
+        log.close()
+        assert all("temperature" not in body for body in fake.requests[1:])
+        assert [body.get("seed") for body in fake.requests[1:]] == [None, 3]
+        again = Client(endpoint(fake, tempered=False), Budget(10), log=Log(tmp_path / "events.jsonl"))
+        replayed = [again.ask(thing(1)), again.ask(thing(1), temperature=1.0, rollout=3)]
+        assert [answer.text for answer in replayed] == [answer.text for answer in first]
+        assert all(answer.cached for answer in replayed)
+        assert fake.calls == 3
+        fake.always = "400"
+        with pytest.raises(SoftpromptError, match=r"SP-E733 .*do: check address"):
+            again.ask(thing(2))
+
+
 def test_no_server_is_an_error_and_no_fallback():
     client = Client(Endpoint(base_url="http://127.0.0.1:9/v1", model="task", attempts=2, pause=0), Budget(10))
     with pytest.raises(SoftpromptError, match=r"SP-E734 .*no connection"):

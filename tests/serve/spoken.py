@@ -22,12 +22,16 @@ class Params:
 
 
 class Spoken:
-    """Writes with a backbone of its own, one whole forward a token; `fails` breaks every answer after two tokens."""
+    """Writes with a backbone of its own, one whole forward a token; `fails` breaks every answer after two tokens.
+
+    Once it has died (`errored`, as vLLM calls it) it is silent, or with `tells` raises, as vLLM does where it can.
+    """
 
     def __init__(self, frozen, pause=0.0, *, fails=False, ends=None, longest=10**6):
         self.model_config = SimpleNamespace(max_model_len=longest)
         self.frozen, self.pause, self.fails, self.ends = frozen, pause, fails, ends
         self.asked, self.aborted, self.closed = [], [], False
+        self.errored, self.tells = False, False
 
     async def generate(self, prompt, params, request_id):
         given = prompt["prompt_embeds"]
@@ -41,6 +45,8 @@ class Spoken:
         try:
             for place in range(params.max_tokens):
                 await asyncio.sleep(self.pause)
+                if self.errored:
+                    await self.dead()
                 if self.fails and place == 2:
                     raise RuntimeError("the worker died")
                 token, chances = self.next(given, params, chance)
@@ -58,6 +64,11 @@ class Spoken:
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request_id)
             raise
+
+    async def dead(self):
+        if self.tells:
+            raise RuntimeError("EngineDeadError")
+        await asyncio.Event().wait()
 
     @torch.no_grad()
     def next(self, given, params, chance):

@@ -66,7 +66,9 @@ def served(place, folder, **more):
     for name in (*TALES, "mood"):
         store.publish(place.folder / f"{name}.safetensors", name)
     with vllm(place, **more) as engine, running(engine, Kept(store)) as server:
-        yield SimpleNamespace(client=server.client(), service=server.service, engine=engine, store=store)
+        yield SimpleNamespace(
+            client=server.client(), http=server.http(), service=server.service, engine=engine, store=store
+        )
 
 
 def test_the_api_over_vllm_says_what_it_says_over_the_built_in_engine(place, tmp_path):
@@ -214,6 +216,38 @@ def test_a_vllm_that_fails_under_way_ends_the_request_with_one_line(place):
             assert caught.value.trouble == "internal"
             assert "died" not in str(caught.value)
             wait(lambda one=engine: not one.under_way)
+
+
+def test_a_vllm_that_has_died_is_told_by_health_and_nothing_waits_for_it(place, tmp_path):
+    with served(place, tmp_path, pause=0.02) as here, here.http as http:
+        assert [http.get(path).status_code for path in ("/health", "/ready")] == [200, 200]
+        stream = iter(here.client.completions.create(model="tale", prompt=TEXT, max_tokens=90, stream=True))
+        next(stream)
+        here.engine.engine.errored = True  # and it says nothing to those who wait
+        with pytest.raises(openai.APIError, match="SP-E842"):
+            list(stream)
+        for path in ("/health", "/ready"):
+            answer = http.get(path)
+            assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+            assert answer.json()["reason"].startswith("SP-E842 found a vLLM that has ended")
+        with pytest.raises(openai.InternalServerError, match="SP-E842") as caught:
+            chat(here.client, "tale", TEXT)
+        assert (caught.value.status_code, caught.value.code) == (503, "engine_failed")
+        assert here.engine.stats().requests == {"engine_failed": 1}
+        here.store.publish(tasks.save(tasks.prompt(place.frozen, "new", "write"), tmp_path / "n.safetensors"), "new")
+        here.service.catalog.sync()
+        assert here.service.catalog.refused["new", "1"][1] == "SP-E842"
+
+
+def test_a_vllm_that_says_that_it_has_died_ends_the_request_with_the_same_line(place):
+    with vllm(place, 0.02) as engine:
+        engine.add("tale", "1", place.made["tale"])
+        engine.engine.tells = True
+        handle = engine.submit(Request("tale", {"text": TEXT}, "write", sampling=Sampling(90)))
+        engine.engine.errored = True
+        with pytest.raises(ServeError, match="SP-E842") as caught:
+            handle.result(20)
+        assert caught.value.trouble == "engine_failed"
 
 
 def test_a_vllm_with_another_model_serves_nothing(place, tmp_path_factory):

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,10 +65,7 @@ def here(tmp_path_factory):
     for name, one in made.items():
         store.publish(tasks.save(one, folder / f"{name}.safetensors"), name)
     store.publish(tasks.save(tasks.prompt(frozen, "mood"), folder / "mood.safetensors"), "mood")
-    wanted = ("enforce_eager=true", "max_model_len=512", "distributed_executor_backend=uni")
-    options = [part for one in wanted for part in ("--engine-option", one)]
-    arguments = ["--engine", "vllm", "--store", str(store.folder), "--model", MODEL, "--admin-port", "0", *options]
-    process, said = launch(folder, *arguments, SOFTPROMPT_ADMIN_TOKEN=TOKEN, **LEAN)
+    process, said = begun(folder, store)
     made_here = SimpleNamespace(
         process=process, said=said, store=store, folder=folder, made=made, prompt=lambda s: prompt(frozen, words, s)
     )
@@ -79,6 +77,14 @@ def here(tmp_path_factory):
     if process.poll() is None:
         process.kill()
         process.communicate()
+
+
+def begun(folder, store):
+    """A server over vLLM, and what it says of itself."""
+    wanted = ("enforce_eager=true", "max_model_len=512", "distributed_executor_backend=uni")
+    options = [part for one in wanted for part in ("--engine-option", one)]
+    arguments = ["--engine", "vllm", "--store", str(store.folder), "--model", MODEL, "--admin-port", "0", *options]
+    return launch(folder, *arguments, SOFTPROMPT_ADMIN_TOKEN=TOKEN, **LEAN)
 
 
 def counts(here):
@@ -195,3 +201,36 @@ def children(process):
     """What a process has started."""
     tasks_of = Path(f"/proc/{process}/task").iterdir()
     return [int(child) for task in tasks_of for child in (task / "children").read_text().split()]
+
+
+def test_a_vllm_that_is_killed_is_told_by_health_and_no_request_waits_for_it(tmp_path):
+    frozen, store = load_backbone(MODEL, dtype="float32"), Store(tmp_path / "store")
+    words = frozen.model.get_input_embeddings().weight.detach()
+    store.publish(tasks.save(prompt(frozen, words, 1), tmp_path / "one.safetensors"), "one")
+    process, said = begun(tmp_path, store)
+    client = openai.OpenAI(base_url=f"{said['url']}/v1", api_key="none", max_retries=0, timeout=60)
+    family = children(process.pid)
+    try:
+        assert httpx.get(f"{said['url']}/health", timeout=20).status_code == 200
+        wishes = {"model": "one", "prompt": TEXTS[0], "temperature": 2, "seed": 1, "max_tokens": 450, "n": 4}
+        stream = iter(client.completions.create(**wishes, stream=True))
+        next(stream)
+        engines = [child for child in family if "EngineCor" in Path(f"/proc/{child}/comm").read_text()]  # cut there
+        assert len(engines) == 1, family
+        os.kill(engines[0], signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="SP-E842"):
+            list(stream)
+        for path in ("/health", "/ready"):
+            wait(lambda path=path: httpx.get(f"{said['url']}{path}", timeout=20).status_code == 503, 20)
+        assert "SP-E842" in httpx.get(f"{said['url']}/health", timeout=20).json()["reason"]
+        with pytest.raises(openai.InternalServerError, match="SP-E842"):
+            chat(client, "one", TEXTS[1])
+        process.send_signal(signal.SIGTERM)
+        _, lines = process.communicate(timeout=60)
+        assert process.returncode == 0, lines[-2000:]
+        assert '"event": "engine_failed"' in lines
+    finally:
+        if process.poll() is None:
+            for one in (process.pid, *family):
+                with suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)

@@ -183,7 +183,7 @@ class Replicas:
             running = sum(asked.admitted.done() for asked in self.under_way)
             prompts = sum(len(versions) for versions in self.known.values())
             outcomes, waiting = dict(self.outcomes), len(self.under_way) - running
-        return Stats(running, waiting, prompts, outcomes, **self.tokens)
+        return Stats(running, waiting, prompts, outcomes, **self.tokens, failed="")  # Ray starts dead replicas anew
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
         """Refuse new requests, finish (or with drain=False cancel) those under way, and stop."""

@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from softprompt.serve.http.app import health_of
 from softprompt.serve.http.catalog import unknown
 from softprompt.serve.http.faults import answers_errors
 from softprompt.serve.http.guard import Guard, Keys
@@ -20,9 +22,9 @@ def admin_app(service: Service, token: str) -> ASGIApp:
     answers_errors(app)
 
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "ok"}
+    async def health() -> Response:
+        """The process answers, and its engine lives."""
+        return health_of(service)
 
     @app.get("/v1/prompts")
     async def prompts() -> dict[str, Any]:

@@ -47,15 +47,17 @@ def state_routes(app: FastAPI, service: Service) -> None:
     """How the server is."""
 
     @app.get("/health", tags=["state"])
-    async def health() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "ok"}
+    async def health() -> Response:
+        """200 while the process answers and its engine lives, 503 once the engine has ended for good."""
+        return health_of(service)
 
     @app.get("/ready", tags=["state"])
     async def ready() -> Response:
-        """200 while requests are taken, 503 while the server is about to stop."""
+        """200 while requests are taken, 503 while the server is about to stop, and once its engine has ended."""
         if service.gate.draining:
             return JSONResponse({"status": "draining"}, 503)
+        if service.engine.stats().failed:
+            return health_of(service)
         return JSONResponse({"status": "ready", "prompts": len(service.catalog.now.listed)})
 
     @app.get("/version", tags=["state"])
@@ -73,6 +75,12 @@ def state_routes(app: FastAPI, service: Service) -> None:
     async def now() -> dict[str, Any]:
         """What the page shows as it changes: requests running and waiting, throughput, counts."""
         return live(service.engine.stats(), service.meters.rate) | {"draining": service.gate.draining}
+
+
+def health_of(service: Service) -> Response:
+    """Whether the engine lives, and why not."""
+    failed = service.engine.stats().failed
+    return JSONResponse({"status": "failed", "reason": failed}, 503) if failed else JSONResponse({"status": "ok"})
 
 
 def page_routes(app: FastAPI, service: Service) -> None:

@@ -14,6 +14,7 @@ STATUS: dict[Trouble, int] = {
     "draining": 503,
     "cancelled": 499,  # nobody is there to read it; the log shows it
     "not_finite": 500,
+    "engine_failed": 503,
     "internal": 500,
 }
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -52,6 +53,8 @@ def refusal_of(error: SoftpromptError) -> Refusal:
     if trouble in ("queue_full", "draining"):
         message = "too many requests are waiting" if trouble == "queue_full" else "the server is about to stop"
         return busy(status, trouble, f"{error.code}: {message}; try again")
+    if trouble == "engine_failed":
+        return Refusal(status, trouble, f"{error.code}: the engine of this server has ended; ask another server")
     if status >= 500:
         return Refusal(status, "internal_error", f"{error.code}: the server could not answer this request")
     code = trouble if isinstance(error, ServeError) else error.code

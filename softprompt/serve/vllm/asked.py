@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from softprompt.core import Row
+from softprompt.errors import SoftpromptError
 from softprompt.serve.contract import Reason, ServeError, Token
 from softprompt.serve.engine.registry import Entry
 from softprompt.serve.engine.trouble import not_finite
 from softprompt.serve.engine.writer import Writer
+from softprompt.serve.http.logs import failure
 
 ENDS: dict[str | None, Reason | None] = {None: None, "stop": "stop", "length": "length"}  # vLLM's words for an end
 
@@ -74,3 +76,19 @@ def broken(found: str) -> ServeError:
     """The error for a request that vLLM did not answer; what it says stays in the log."""
     do = "send it again; where it stays so, see the server's log and start the server again"
     return ServeError("SP-E848", found, "an answer of vLLM", do, trouble="internal")
+
+
+def dead() -> ServeError:
+    """The error for everything that is asked of a vLLM whose processes have ended: it never comes back by itself."""
+    do = "see what vLLM wrote in the server's log, and start the server again"
+    return ServeError("SP-E842", "a vLLM that has ended", "one that lives", do, trouble="engine_failed")
+
+
+def mended(error: BaseException, lives: bool) -> SoftpromptError:
+    """An error of ours as it is; any other goes to the log, and this one to the client."""
+    if not lives:
+        return dead()
+    if isinstance(error, SoftpromptError):
+        return error
+    failure(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
+    return broken(f"a request that vLLM did not answer ({type(error).__name__})")

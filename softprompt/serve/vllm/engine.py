@@ -7,6 +7,7 @@ goes changes nothing in vLLM. Backbone and prompts are also held here: to embed,
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import replace
 from itertools import count
@@ -20,7 +21,7 @@ from torch import Tensor
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.embeds import refused, vectors
-from softprompt.errors import DataError, SoftpromptError
+from softprompt.errors import DataError
 from softprompt.prompt import Prompt
 from softprompt.serve.contract import Request, Stats, TaskInfo
 from softprompt.serve.engine.engine import check, check_sampling, describe, ends_of
@@ -31,9 +32,9 @@ from softprompt.serve.engine.ticket import Ticket
 from softprompt.serve.engine.trouble import cancelled, draining, queue_full
 from softprompt.serve.engine.work import Work, finish
 from softprompt.serve.engine.writer import Writer
-from softprompt.serve.http.logs import failure
-from softprompt.serve.vllm.asked import broken, embedded, hear, wishes
-from softprompt.serve.vllm.trial import PROBE, check_answers
+from softprompt.serve.vllm.asked import broken, dead, embedded, hear, mended, wishes
+from softprompt.serve.vllm.trial import check_answers, likeliest
+from softprompt.serve.vllm.watch import Watch
 
 LAST = 10.0  # seconds for vLLM to let go of what was cancelled
 
@@ -50,12 +51,14 @@ class Vllm:
         self.changed = Condition()
         self.under_way: set[Work] = set()
         self.jobs: dict[Work, asyncio.Task[None]] = {}  # of the loop's thread
+        self.trials: set[Future[list[dict[int, Any]]]] = set()  # of prompts that are about to serve
         self.closed, self.numbers = False, count()
         self.outcomes: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.loop = asyncio.new_event_loop()
         self.thread = Thread(target=self.loop.run_forever, name="vllm", daemon=True)
         self.thread.start()
+        self.watch = Watch(self.loop, engine, lambda: [*self.jobs.values(), *self.trials])
 
     def add(self, name: str, version: str, prompt: Prompt | Artifact | str | Path) -> TaskInfo:
         """Serve a prompt once vLLM has answered its canaries as the backbone does; then the next request works.
@@ -80,21 +83,16 @@ class Vllm:
         return info
 
     def likeliest(self, asked: list[Tensor]) -> list[dict[int, Any]]:
-        """The likeliest tokens after some rows, as vLLM has them, each with its `Logprob`."""
-
-        async def one(given: Tensor) -> dict[int, Any]:
-            stream = self.engine.generate({"prompt_embeds": given}, self.sampling(**PROBE), self.number())
-            said = [output.outputs[0] async for output in stream if output.outputs[0].token_ids]
-            found: dict[int, Any] = said[0].logprobs[0]
-            return found
-
-        async def every() -> list[dict[int, Any]]:
-            return await asyncio.gather(*map(one, asked))
-
+        """The likeliest tokens after some rows, as vLLM has them; raises `ServeError` SP-E848 and SP-E842."""
+        job = likeliest(self.engine, self.sampling, self.number, asked)
+        trial = asyncio.run_coroutine_threadsafe(job, self.loop)
+        self.trials.add(trial)
         try:
-            return asyncio.run_coroutine_threadsafe(every(), self.loop).result()
+            return trial.result()
         except Exception as error:
-            raise mended(error) from error
+            raise mended(error, self.watch.lives) from error
+        finally:
+            self.trials.discard(trial)
 
     def number(self) -> str:
         """An id that no other request has."""
@@ -134,10 +132,12 @@ class Vllm:
         return self.longest - read
 
     def admit(self, work: Work) -> None:
-        """Count a request in; raises `ServeError` where the queue is full or the engine closes."""
+        """Count a request in; raises `ServeError` where the queue is full, the engine closes, or vLLM has died."""
         with self.changed:
             if self.closed:
                 raise draining()
+            if not self.watch.lives:
+                raise dead()
             if self.load() >= self.limits.rows + self.limits.waiting:
                 raise queue_full(self.limits.waiting)
             self.under_way.add(work)
@@ -202,7 +202,7 @@ class Vllm:
         if error is None:
             finish(work)
         else:
-            work.ticket.end(mended(error))
+            work.ticket.end(mended(error, self.watch.lives))
 
     def outcomes_of(self, work: Work) -> Callable[[str], None]:
         """What counts a request when it ends."""
@@ -221,7 +221,8 @@ class Vllm:
         with self.changed:
             load, outcomes, tokens = self.load(), dict(self.outcomes), dict(self.tokens)
         prompts = sum(len(entries) for entries in self.registry.snapshot.values())
-        return Stats(min(load, self.limits.rows), max(0, load - self.limits.rows), prompts, outcomes, **tokens)
+        running, failed = min(load, self.limits.rows), "" if self.watch.lives else str(dead())
+        return Stats(running, load - running, prompts, outcomes, **tokens, failed=failed)
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
         """Refuse new requests, finish (or with drain=False cancel) those under way, and stop vLLM."""
@@ -236,15 +237,8 @@ class Vllm:
             work.ticket.cancel()
         with self.changed:
             self.changed.wait_for(lambda: not self.under_way, LAST)
+        self.watch.stop()
         self.engine.shutdown()
         self.engine = None  # it shuts down once more where it is collected, which is too late at the end of Python
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
-
-
-def mended(error: BaseException) -> SoftpromptError:
-    """An error of ours as it is; any other goes to the log, and this one to the client."""
-    if isinstance(error, SoftpromptError):
-        return error
-    failure(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
-    return broken(f"a request that vLLM did not answer ({type(error).__name__})")

@@ -1,5 +1,6 @@
 """Whether vLLM's model is the backbone: asked of every prompt before it serves."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -31,3 +32,17 @@ def check_answers(entry: Entry, likeliest: Callable[[list[Tensor]], list[dict[in
             "serve it with the built-in engine: softprompt serve",
             where=entry.info.name,
         )
+
+
+async def likeliest(
+    engine: Any, sampling: Callable[..., Any], number: Callable[[], str], asked: list[Tensor]
+) -> list[dict[int, Any]]:
+    """The likeliest tokens after some rows, as vLLM has them, each with its `Logprob`; `number` makes ids."""
+
+    async def one(given: Tensor) -> dict[int, Any]:
+        stream = engine.generate({"prompt_embeds": given}, sampling(**PROBE), number())
+        said = [output.outputs[0] async for output in stream if output.outputs[0].token_ids]
+        found: dict[int, Any] = said[0].logprobs[0]
+        return found
+
+    return await asyncio.gather(*map(one, asked))
