@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from softprompt.cli.onward import finished
 from softprompt.cli.options import AsJson, Model
 from softprompt.cli.output import document, next_steps, say, table
 from softprompt.cli.summary import number
 from softprompt.cli.train import read_recipe
-from softprompt.cli.transfer import RunFolder, Settings, chosen, finished, follow, tested
+from softprompt.cli.transfer import RunFolder, Settings, chosen, follow, tested
 
 if TYPE_CHECKING:
     from softprompt.fewshot.pet import Distilled
@@ -60,7 +61,7 @@ def pet(
     left = f"; {made.left_out} were dev or test examples and left out" if made.left_out else ""
     say(f"{made.texts} texts labelled, on {made.agreement:.0%} of them all patterns agree{left}")
     say(made.sentence)
-    finished(made.student.prompt)
+    finished(made.student.prompt, [], None)
 
 
 @app.command("vote")

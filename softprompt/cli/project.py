@@ -46,7 +46,7 @@ def project(
         document(made.as_dict() | {"run": str(folder)})
         return
     show(made)
-    next_steps(shlex.join(["softprompt", "transfer", "run", data, "--from", str(made.path)]))
+    next_steps(shlex.join(["softprompt", "transfer", "run", data, "--from", str(made.path), "--model", to]))
 
 
 def show(made: "Projected") -> None:

@@ -6,11 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from softprompt.cli.onward import given
 from softprompt.cli.options import AsJson, Model
 from softprompt.cli.output import document, next_steps, say, table
 from softprompt.cli.store import Folder
-from softprompt.cli.transfer import RunFolder, Settings, Target, aimed, chosen, follow, gathered, several, tested
-from softprompt.errors import RecipeError
+from softprompt.cli.transfer import (
+    RunFolder,
+    Settings,
+    Target,
+    aimed,
+    chosen,
+    follow,
+    gathered,
+    one_of,
+    several,
+    tested,
+)
 
 if TYPE_CHECKING:
     from softprompt.run import Listener
@@ -33,8 +44,7 @@ def meta(
     as_json: AsJson = False,
 ) -> None:
     """Learn a start from which tasks are learned in few steps."""
-    if rule not in RULES:
-        raise RecipeError("SP-E252", f"--rule {rule}", f"one of {', '.join(RULES)}", "choose one")
+    one_of("--rule", rule, RULES)
     recipes = several(data, model, settings)
     folder = chosen(run, data[0], "meta")
 
@@ -51,7 +61,7 @@ def meta(
     rows = [[name, f"{first:.3f}", f"{learned:.3f}"] for name, (learned, first) in made.losses.items()]
     table(["task", f"dev loss after {made.steps} steps from the usual start", "from the learned one"], rows)
     say(f"less in {made.better} of {len(made.losses)}, which are the tasks that it was learned on; a new one will tell")
-    begun(made.path)
+    begun(made.path, *given(model))
 
 
 def ppt(
@@ -86,7 +96,7 @@ def ppt(
     say(", ".join(f"{size} {name}" for name, size in made.counts.items()) + " exercises")
     gain = f"{made.gain.difference:+.3f} ±{made.gain.error:.3f}"
     say(f"dev loss {made.loss:.3f} per token, untrained {made.untrained:.3f}: less by {gain}")
-    begun(made.left.artifact)
+    begun(made.left.artifact, *given(model))
 
 
 def multitask(
@@ -115,7 +125,7 @@ def multitask(
     rows = [[name, *(f"{loss:.3f}" for loss in losses.values())] for name, losses in made.losses.items()]
     table(["dev loss of", "its teacher", "its own factors", "the mean factors"], rows)
     length = str(next(iter(recipes.values())).method.length)
-    begun(made.path, "--set", "method.name=mpt", "--set", f"method.length={length}")
+    begun(made.path, *given(model, ["method.name=mpt", f"method.length={length}"]))
 
 
 def transprompt(
@@ -155,7 +165,7 @@ def transprompt(
             f"{name}, which took no part: dev loss {found.loss:.3f}, {best} {found.beside[best]:.3f}; "
             f"{'helps' if found.helps else 'does not help'}"
         )
-    begun(made.path)
+    begun(made.path, *given(model))
 
 
 def ctpt(
@@ -196,8 +206,10 @@ def ctpt(
         if name in found.scores:
             say(f"{'found prompt' if name == 'prompt' else name}: {found.scores[name]} on dev")
     say(f"{made.asked:,} rows went through the backbone, forwards only; dev chose the state, so its loss is flattered")
-    path = shlex.quote(str(made.path))
-    next_steps(f"softprompt evaluate {path} TEST", begun_line(made.path))
+    say(made.sentence)
+    named = given(model)
+    evaluate = shlex.join(["softprompt", "evaluate", str(made.path), "TEST", *named])
+    next_steps(evaluate, begun_line(made.path, *named))
 
 
 def gap(test: "Compared") -> str:

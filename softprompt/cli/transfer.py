@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from softprompt.cli.onward import finished, given, parents
 from softprompt.cli.options import AsJson, Model
 from softprompt.cli.output import document, next_steps, say, table
 from softprompt.cli.progress import Event, Progress, resumable
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Start a prompt from another one, and see whether that helps.")
 Outcome = TypeVar("Outcome")
 COMBINE = ("best", "average", "mixture")
+ORDERS = ("loss", "similarity")
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any key of a recipe.", metavar="KEY=V")]
 RunFolder = Annotated[str | None, typer.Option("--run", help="Folder for what is trained; the same one goes on.")]
 Target = Annotated[str, typer.Argument(help="Labelled data of the new task, or a recipe (.yaml).", metavar="DATA")]
+Early = Annotated[bool, typer.Option("--early", help="Train the sources' tasks as briefly: similarity as in SPoT.")]
+By = Annotated[str, typer.Option(help="What ranks the sources: their loss on dev as they stand, or similarity.")]
 Cap = Annotated[int, typer.Option(min=1, help="Most examples of a task in a mixture.")]
 
 
@@ -57,10 +61,13 @@ def suggest(
     model: Model = None,
     settings: Settings = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of the short training on DATA.  [default: 100]")] = None,
+    early: Early = False,
+    by: By = "loss",
     run: RunFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank prompts by what a new task would gain from each."""
+    one_of("--by", by, ORDERS)
     sources = gathered(prompts or [], store)
     recipe = aimed(data, model, settings, sources)
     folder = chosen(run, data, "suggest")
@@ -68,7 +75,7 @@ def suggest(
     def start(listen: "Listener") -> "Suggestion":
         from softprompt.transfer.suggest import suggest as begin
 
-        return begin(recipe, sources, folder, steps=steps, listen=listen)
+        return begin(recipe, sources, folder, steps=steps, early=early, by=by, listen=listen)  # type: ignore[arg-type]
 
     made = follow(start, folder, as_json)
     if as_json:
@@ -77,10 +84,11 @@ def suggest(
     show_ranks(made)
     best = made.best or (None if made.references else made.ranks[0])
     if best is None:
-        next_steps(shlex.join(["softprompt", "train", data]))
-    else:
-        given = best.source.name if best.source.name in (prompts or []) or not prompts else best.source.artifact.where
-        next_steps(shlex.join(["softprompt", "transfer", "run", data, "--from", given]))
+        next_steps(shlex.join(["softprompt", "train", data, *given(recipe.backbone.name, settings)]))
+        return
+    known = best.source.name if best.source.name in (prompts or []) or not prompts else best.source.artifact.where
+    same = given(model, settings, store)
+    next_steps(shlex.join(["softprompt", "transfer", "run", data, "--from", known, *same]))
 
 
 def show_ranks(made: "Suggestion") -> None:
@@ -95,11 +103,22 @@ def show_ranks(made: "Suggestion") -> None:
         loss = "-" if rank.loss is None else f"{rank.loss:.3f}"
         rows.append([rank.source.name, *near, steps, loss, *gains, "helps" if rank.helps else ""])
     table([*header, *(f"less than {name} ({made.references[name]:.3f})" for name in names), ""], rows)
-    for name, why in made.refused.items():
-        say(f"left out: {name}: {why}")
+    left_out(made.refused)
     for text in made.notes:
         say(text)
     say(made.sentence)
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise `RecipeError` SP-E252 for a word that an option does not know."""
+    if value not in known:
+        raise RecipeError("SP-E252", f"{option} {value}", f"one of {', '.join(known)}", "choose one")
+
+
+def left_out(refused: dict[str, str]) -> None:
+    """Sources that the target cannot start from, and why."""
+    for name, why in refused.items():
+        say(f"left out: {name}: {why}")
 
 
 @app.command("run")
@@ -109,6 +128,8 @@ def run_(
         list[str] | None, typer.Option("--from", help="Prompt file, run or NAME@ALIAS; repeatable.", metavar="PROMPT")
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Rank the prompts first, and take so many.")] = None,
+    early: Early = False,
+    by: By = "loss",
     combine: Annotated[
         str, typer.Option(help="best: each alone, dev chooses; average: of vectors; mixture: of tasks.")
     ] = "best",
@@ -120,8 +141,8 @@ def run_(
     as_json: AsJson = False,
 ) -> None:
     """Train from prompts and from scratch, and test the difference."""
-    if combine not in COMBINE:
-        raise RecipeError("SP-E252", f"--combine {combine}", f"one of {', '.join(COMBINE)}", "choose one")
+    one_of("--combine", combine, COMBINE)
+    one_of("--by", by, ORDERS)
     known = gathered(sources or [], store)
     recipe = aimed(target, model, settings, known)
     folder = chosen(run, target, "transfer")
@@ -129,7 +150,8 @@ def run_(
     def start(listen: "Listener") -> Any:
         from softprompt.transfer.run import transfer
 
-        return transfer(recipe, known, folder, top_k=top_k, combine=combine, cap=cap, listen=listen)  # type: ignore[arg-type]
+        how: dict[str, Any] = {"top_k": top_k, "early": early, "by": by, "combine": combine, "cap": cap}
+        return transfer(recipe, known, folder, **how, listen=listen)
 
     made = follow(start, folder, as_json)
     if as_json:
@@ -141,20 +163,25 @@ def run_(
     rows = [[one.name, *tested(one), "best on dev" if one.name == best else ""] for one in made.members]
     table(["prompt", "dev", "test", ""], [*rows, [made.scratch.name, *tested(made.scratch), "the control"]])
     before = ", ".join(f"{name} {steps if steps else 'an unknown number'}" for name, steps in made.steps.items())
+    left_out(made.refused)
     say(f"steps that sources had before, which scratch had not: {before}")
+    for text in made.notes:
+        say(text)
     say(made.sentence)
-    finished(made.kept.prompt)
+    own = [name for name in made.steps if best == f"from-{name}"] or list(made.steps)  # several make an average
+    finished(made.kept.prompt, parents(own, store) if made.kept is not made.scratch else [], store)
 
 
 def gathered(given: list[str], store: str | None) -> "list[Source]":
-    """Prompts by path or reference, as sources; all newest versions of the store where none is given."""
+    """Prompts by path or reference, as sources; where none is given, all newest versions of the store, each once."""
     from softprompt.store import is_reference
     from softprompt.sweep.grid import free
     from softprompt.transfer.sources import Source, named
 
     place = opened(store)
     found: dict[str, Source] = {}
-    for text in given or [entry.reference for entry in place.list()]:
+    newest = {} if given else {entry.sha256: entry.reference for entry in reversed(place.list())}
+    for text in given or [*newest.values()][::-1]:
         stored = not given or (is_reference(text) and not Path(text).exists())
         made = Source(text.removeprefix("store:"), place.load(text)) if stored else named([text])[0]
         name = free(made.name, found)
@@ -175,12 +202,18 @@ def aimed(data: str, model: str | None, settings: list[str] | None, sources: "li
 
 
 def several(data: list[str], model: str | None, settings: list[str] | None) -> "dict[str, Recipe]":
-    """The recipes of several tasks, by names of their own."""
+    """The recipes of several tasks, by names of their own; raises `RecipeError` SP-E852 for one that is named twice."""
     from softprompt.sweep.grid import free
 
     recipes: dict[str, Recipe] = {}
-    for path in data:
-        recipes[free(Path(path).stem or "data", recipes)] = aimed(path, model, settings, [])
+    places = [Path(path).resolve() for path in data]
+    twice = next((path for path, place in zip(data, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise RecipeError("SP-E852", f"{twice} twice", "different tasks", "leave one out")
+    stems = [place.stem for place in places]
+    for path, place in zip(data, places, strict=True):
+        name = place.stem if stems.count(place.stem) == 1 else place.parent.name  # of a/train.csv and b/train.csv
+        recipes[free(name or "data", recipes)] = aimed(path, model, settings, [])
     return recipes
 
 
@@ -207,9 +240,3 @@ def tested(entry: Any) -> list[str]:
     from softprompt.cli.sweep import cells
 
     return cells(entry)[:2]
-
-
-def finished(prompt: Path) -> None:
-    """What to do with the prompt that is kept."""
-    path = shlex.quote(str(prompt))
-    next_steps(f"softprompt evaluate {path} DATA", f"softprompt store publish {path} NAME --parent transfer=SOURCE")

@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from softprompt.sweep.together import Part, losses, passes
 from softprompt.training import computed, open_backbone, set_threads
 from softprompt.transfer.controls import Measured, measured
 from softprompt.transfer.rounds import Tensors, claim, go
-from softprompt.transfer.sources import Source, adopt, copied
+from softprompt.transfer.sources import Source, adopt, cautions, copied, distinct
 from softprompt.untrained import build
 
 
@@ -43,8 +43,15 @@ class Found:
     """The best prompt on dev, what it is worth beside its controls, and how often the backbone was asked."""
 
     path: Path
-    measured: Measured
-    asked: int  # rows that went through the backbone while searching
+    measured: Measured  # one control is the same search without sources
+    asked: int  # rows that went through the backbone while searching, for the control as well
+
+    @property
+    def sentence(self) -> str:
+        """What came of it, in one sentence."""
+        if self.measured.helps:
+            return "the found prompt helps: it is ahead of every control, beyond the ±"
+        return "no gain: the found prompt is not ahead of every control beyond the ±"
 
     def as_dict(self) -> dict[str, Any]:
         """The outcome as plain values."""
@@ -52,6 +59,7 @@ class Found:
             "prompt": str(self.path),
             "rows_asked": self.asked,
             "helps": self.measured.helps,
+            "answer": self.sentence,
         } | self.measured.as_dict()
 
 
@@ -68,6 +76,7 @@ def evolve(
 ) -> Found:
     """Search a prompt that attends to `sources`; the best mean of a population on dev goes to `folder`.
 
+    Beside it, in `folder/alone`, the same search on the same budget goes without sources: what they are worth.
     `spread` is the first step size, in units of z. A stopped one goes on. Raises `SoftpromptError` SP-E711 for a head
     that has to be trained, SP-E718 without the package `cma`, `RecipeError` SP-E719 for a step that is
     none, and what a recipe with `init.sources` raises.
@@ -79,20 +88,27 @@ def evolve(
     place = Path(folder)
     backbone = backbone or open_backbone(recipe)
     set_threads(recipe)
+    distinct(sources)
     plan = make_plan(crossed(adopt(recipe, sources, backbone), sources, place), backbone)
+    for text in cautions(plan, sources):
+        listen({"event": "note", "text": text})
     settings = {"generations": generations, "population": population, "spread": spread}
     prompt = build(plan, backbone).eval()
     before = measured(prompt, plan, {})  # so that a head that must be trained is refused before hours go by
     claim(place, {"target": plan}, backbone, settings)
-    work = Search(prompt, plan, generations, population, spread)
-    go(work, place, generations, plan.recipe.train.save_seconds, listen)
-    work.put(work.best)
-    found = measured(prompt, plan, {})
+    control = build(without(plan), backbone).eval()
+    for one, where in ((prompt, place), (control, place / "alone")):
+        if one is control:
+            listen({"event": "note", "text": "now the control: the same search without sources"})
+        work = Search(one, plan, generations, population, spread)
+        go(work, where, generations, plan.recipe.train.save_seconds, listen)
+        work.put(work.best)
+    found = measured(prompt, plan, {"search without sources": control})
     path = place / "prompt.safetensors"
     facts = {"metric": plan.recipe.task.metric, "blackbox": settings | {"dev_loss_before": before.loss}}
     parents = tuple(Path(name).name for name in plan.recipe.init.sources)
     Artifact.of(prompt, plan.recipe.shared(), facts, parents).save(path)
-    made = Found(path, found, generations * population * len(plan.train))
+    made = Found(path, found, 2 * generations * population * len(plan.train))
     write_atomically(place / "blackbox.json", json.dumps(made.as_dict(), indent=1).encode())
     return made
 
@@ -104,6 +120,12 @@ def crossed(recipe: Recipe, sources: Sequence[Source], place: Path) -> Recipe:
     init = recipe.init.model_copy(update={"sources": paths})
     method = MethodSection(name="ctpt", length=own.length, options=own.options)
     return recipe.model_copy(update={"method": method, "init": init})
+
+
+def without(plan: Plan) -> Plan:
+    """The plan of the control: the same search, and no prompts to attend to."""
+    init = plan.recipe.init.model_copy(update={"sources": ()})
+    return replace(plan, recipe=plan.recipe.model_copy(update={"init": init}))
 
 
 class Search:

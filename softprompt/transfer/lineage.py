@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from softprompt.store import Entry, Store
+from softprompt.store.facts import RELATIONS
+
+CARD = RELATIONS[0]  # what a parent is that only the card names
 
 
 @dataclass
@@ -30,9 +33,13 @@ def lineage(store: Store) -> list[Node]:
         nodes.setdefault(entry.sha256, Node(entry))
     roots = []
     for sha256, node in nodes.items():
-        parents = [one for one in store.family(node.entry.reference)[0] if one.sha256 in nodes and one.sha256 != sha256]
-        for parent in parents:
-            nodes[parent.sha256].children.append(Node(node.entry, parent.relation, node.children))
+        parents: dict[str, str] = {}  # relation by parent
+        for one in store.family(node.entry.reference)[0]:
+            other = one.sha256 in nodes and one.sha256 != sha256
+            if other and parents.get(one.sha256, CARD) == CARD:  # a publisher knows more than a card
+                parents[one.sha256] = one.relation
+        for parent, relation in parents.items():
+            nodes[parent].children.append(Node(node.entry, relation, node.children))
         if not parents:
             roots.append(node)
     return roots

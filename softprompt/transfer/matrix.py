@@ -8,6 +8,8 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from softprompt.run import Listener
 from softprompt.sweep import train_all
 from softprompt.sweep.results import Entry
 from softprompt.training import open_backbone, set_threads
+from softprompt.transfer.page import marked, page
 from softprompt.transfer.paired import Compared, compare
 from softprompt.transfer.sources import Source, copied, starting_from
 
@@ -59,10 +62,10 @@ def matrix(
     backbone: Backbone | None = None,
     listen: Listener = lambda event: None,
 ) -> list[Cell]:
-    """Train every recipe, then every recipe from every prompt, in two sweeps; matrix.csv goes to `folder`.
+    """Train every recipe, then every recipe from every prompt, in two sweeps.
 
-    Repeated, it goes on where it was stopped. Raises what `train_all` raises, and `SoftpromptError` SP-E621 where a
-    run broke off.
+    matrix.csv and matrix.html go to `folder`, and matrix.png where matplotlib is installed. Repeated, it goes on where
+    it was stopped. Raises what `train_all` raises, and `SoftpromptError` SP-E621 where a run broke off.
     """
     place = Path(folder)
     backbone = backbone or open_backbone(next(iter(recipes.values())))
@@ -87,6 +90,9 @@ def matrix(
             values = (first(scratch[target]), first(entry))
             cells.append(Cell(source, target, plan.recipe.task.metric, *values, test))
     write_atomically(place / "matrix.csv", table(cells).encode())
+    write_atomically(place / "matrix.html", page(cells).encode())
+    if find_spec("matplotlib") is not None:
+        plot(cells, place / "matrix.png")
     return cells
 
 
@@ -114,30 +120,36 @@ def table(cells: list[Cell]) -> str:
     return text.getvalue()
 
 
+def check_plot() -> None:
+    """Raise `SoftpromptError` SP-E625 where there is no matplotlib: before hours of training, not after them."""
+    if find_spec("matplotlib") is None:
+        do = "pip install 'softprompt[lab]', or leave --plot out"
+        raise SoftpromptError("SP-E625", "no package matplotlib", "one that draws", do)
+
+
 def plot(cells: list[Cell], path: Path) -> None:
     """The relative transfer as a picture; raises `SoftpromptError` SP-E625 without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        do = "pip install 'softprompt[lab]', or leave --plot out"
-        raise SoftpromptError("SP-E625", "no package matplotlib", "one that draws", do) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    check_plot()
     names = list(dict.fromkeys(cell.target for cell in cells))
     values = {(cell.source, cell.target): cell.relative for cell in cells}
     grid = [[values[source, target] or 0.0 for target in names] for source in names]
     limit = max(1e-9, *(abs(value) for row in grid for value in row))
-    figure, axes = pyplot.subplots(figsize=(2 + len(names), 1.5 + len(names)))
-    image = axes.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit)
+    size = (2.5 + 0.9 * len(names), 1.8 + 0.6 * len(names))
+    figure: Any = import_module("matplotlib.figure").Figure(figsize=size, dpi=150, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="target", ylabel="source", title="share of the error that the source takes away")
-    figure.colorbar(image)
-    with io.BytesIO() as data:
-        figure.savefig(data, format="png", bbox_inches="tight")
-        write_atomically(path, data.getvalue())
-    pyplot.close(figure)
+    for cell in cells:
+        strong = abs(cell.relative or 0.0) > 0.6 * limit
+        place = (names.index(cell.target), names.index(cell.source))
+        axes.text(*place, marked(cell), ha="center", va="center", fontsize=8, color="white" if strong else "black")
+    axes.set(xlabel="target", ylabel="source")
+    axes.set_title("error that the source takes away; * p < 0.05", fontsize=9)
+    figure.colorbar(image, format="{x:+.0%}")
+    made = io.BytesIO()
+    figure.savefig(made, format="png", metadata={"Software": None})  # the version would change the bytes
+    write_atomically(path, made.getvalue())
 
 
-__all__ = ["Cell", "matrix", "plot", "table"]
+__all__ = ["Cell", "check_plot", "matrix", "plot", "table"]

@@ -39,17 +39,26 @@ class Compared:
 
 def compare(first: Prompt, second: Prompt, plan: Plan) -> Compared:
     """A paired test of two prompts on the test examples: McNemar's for right and wrong, sign flips for other marks."""
-    made = paired(marks(first, plan, plan.test), marks(second, plan, plan.test))
-    return Compared(made.difference, made.error, made.p, len(plan.test))
+    return compared(marks(first, plan, plan.test), marks(second, plan, plan.test))
+
+
+def compared(first: Sequence[float], second: Sequence[float]) -> Compared:
+    """The same of marks that are there already."""
+    made = paired(first, second)
+    return Compared(made.difference, made.error, made.p, len(first))
 
 
 def marks(prompt: Prompt, plan: Plan, examples: Sequence[Example]) -> list[float]:
+    """One number for each answer of a prompt, as `graded` gives it."""
+    return graded([prediction.answer for prediction in prompt.predict(examples)], plan, examples)
+
+
+def graded(answers: Sequence[Any], plan: Plan, examples: Sequence[Example]) -> list[float]:
     """One number for each answer, larger is better.
 
     Classification: right or wrong. Tagging: the share of right tags. Regression: minus the distance. Generation: the
     deciding metric of the answer alone.
     """
-    answers = [prediction.answer for prediction in prompt.predict(examples)]
     wanted = references(plan.kind, examples)
     return [mark(plan, answer, right) for answer, right in zip(answers, wanted, strict=True)]
 
@@ -92,4 +101,4 @@ def losses(prompt: Prompt, examples: Sequence[Example], batch_size: int) -> list
     return found
 
 
-__all__ = ["LEVEL", "Compared", "compare", "losses", "mark", "marks", "readable"]
+__all__ = ["LEVEL", "Compared", "compare", "compared", "graded", "losses", "mark", "marks", "readable"]

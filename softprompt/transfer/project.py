@@ -41,7 +41,7 @@ class Projector:
     center: Tensor  # [H], the mean vector of the pairs on the first backbone
     target: Tensor  # [G], on the second
     ridge: float
-    explained: float  # the share of what the mean leaves of a task that was left out; negative: worse than the mean
+    explained: float  # the share of what the nearer of two `means` leaves of a task left out; negative: worse than that
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """The vectors [P, G] that stand for some [P, H] on the other backbone."""
@@ -144,14 +144,26 @@ def refused(found: str, expected: str, do: str) -> SoftpromptError:
 def fit(pairs: Sequence[Pair]) -> Projector:
     """The projector of all pairs, with the ridge that predicts a pair best from the others."""
     errors = dict.fromkeys(RIDGES, 0.0)
-    alone = 0.0
+    alone = [0.0, 0.0]
     for i, (x, y) in enumerate(pairs):
         others = [*pairs[:i], *pairs[i + 1 :]]
         for ridge in RIDGES:
             errors[ridge] += float((solve(others, ridge)(x) - y).square().sum())
-        alone += float((torch.cat([b for _, b in others]).double().mean(0) - y).square().sum())
+        found = means([b for _, b in others], like=y)
+        alone = [left + float((mean - y).square().sum()) for left, mean in zip(alone, found, strict=True)]
     best = min(RIDGES, key=lambda ridge: (errors[ridge], -ridge))
-    return solve(pairs, best, 1 - errors[best] / alone if alone else 0.0)
+    return solve(pairs, best, 1 - errors[best] / min(alone) if min(alone) else 0.0)
+
+
+def means(targets: Sequence[Tensor], *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What knows nothing of a task: the mean vector [G], and the mean prompt [P, G] where all have the shape of `like`.
+
+    Prompts that began at one text stay near to it, so that any map of that text is far ahead of the mean vector.
+    """
+    vector = torch.cat(list(targets)).double().mean(0)
+    if any(target.shape != like.shape for target in targets):
+        return vector, vector
+    return vector, torch.stack(list(targets)).double().mean(0)
 
 
 def solve(pairs: Sequence[Pair], ridge: float, explained: float = 0.0) -> Projector:

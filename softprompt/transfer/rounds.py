@@ -94,7 +94,7 @@ def claim(place: Path, plans: Mapping[str, Plan], backbone: Backbone, settings: 
     before = json.loads(path.read_text(encoding="utf-8"))
     other = [name for name, value in facts.items() if before.get(name) != value]
     if other:
-        found, do = f"a training of another {' and '.join(other)}", "remove it, or choose another folder"
+        found, do = f"a training with other {' and '.join(other)}", "remove it, or choose another folder"
         raise TrainingError("SP-E514", found, "an empty folder, or this training", do, where=str(place))
     torch.set_num_threads(before["threads"])  # sums over other blocks give other last bits
 

@@ -7,7 +7,7 @@ steps of its own; they are reported.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,11 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.errors import SoftpromptError, TrainingError
 from softprompt.files import write_atomically
+from softprompt.methods import find
 from softprompt.plan import Plan, make_plan
 from softprompt.recipe import Recipe, load_recipe
 from softprompt.run import Listener
+from softprompt.sections import MethodSection
 from softprompt.stages import fingerprint
 from softprompt.sweep import train_all
 from softprompt.sweep.results import Entry
@@ -27,8 +29,8 @@ from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.mixture import CAP, pretrain
 from softprompt.transfer.paired import Compared, compare
 from softprompt.transfer.similarity import plain, space
-from softprompt.transfer.sources import Source, adopt, copied, fitting, starting_from
-from softprompt.transfer.suggest import Suggestion, suggest
+from softprompt.transfer.sources import Source, adopt, cautions, copied, distinct, fitting, starting_from
+from softprompt.transfer.suggest import Order, Suggestion, suggest
 
 Combine = Literal["best", "average", "mixture"]
 SCRATCH = "scratch"
@@ -45,6 +47,8 @@ class Transferred:
     test: Compared  # chosen against scratch
     steps: dict[str, int | None]  # that each source had before
     suggestion: Suggestion | None = None
+    refused: dict[str, str] = field(default_factory=dict)  # sources that the target cannot start from, and why
+    notes: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> Entry:
@@ -68,6 +72,7 @@ class Transferred:
         facts |= {"from_sources": [entry.as_dict() for entry in self.members], "best_on_dev": self.chosen.name}
         facts |= {"paired_test": self.test.as_dict(), "steps_of_sources": self.steps, "keep": self.kept.name}
         facts |= {"prompt": str(self.kept.prompt), "answer": self.sentence}
+        facts |= {"refused": self.refused, "notes": self.notes}
         return facts | ({"suggestion": self.suggestion.as_dict()} if self.suggestion else {})
 
 
@@ -77,6 +82,8 @@ def transfer(
     folder: str | Path,
     *,
     top_k: int | None = None,
+    early: bool = False,
+    by: Order = "loss",
     combine: Combine = "best",
     cap: int = CAP,
     backbone: Backbone | None = None,
@@ -84,29 +91,46 @@ def transfer(
 ) -> Transferred:
     """Train the recipe from sources and from scratch in one pass, and test the difference on the test examples.
 
-    `top_k` ranks the sources first (`suggest`) and takes the best. `combine`: a member for each source, of which dev
-    chooses one; or one member from their average (weighted by similarity where they were ranked); or one from a prompt
-    trained on a mixture of their tasks with the target. Repeated, it goes on where it was stopped. Raises
-    `SoftpromptError` SP-E621 and SP-E622 for sources that cannot be started from, or not so combined.
+    `top_k` ranks the sources first (`suggest`, with `early` and `by`) and takes the best. `combine`: a member for each
+    source, of which dev chooses one; or one member from their average (weighted by similarity where they were ranked);
+    or one from a prompt trained on a mixture of their tasks with the target. A method that reads several prompts
+    (`attempt`, `ctpt`) has one member with all of them, beside plain vectors. A repeated call goes on where it was
+    stopped. Raises `SoftpromptError` SP-E621 and SP-E622 for sources that cannot be started from, or not so combined,
+    `RecipeError` SP-E852 for the same one twice.
     """
     place = Path(folder)
     backbone = backbone or open_backbone(recipe)
     set_threads(recipe)
+    distinct(sources)
     recipe = adopt(recipe, sources, backbone)
-    plan = make_plan(recipe, backbone)
-    found, ranked = fitting(plan, sources, backbone)[0], None
+    several = find(recipe.method.name).borrows
+    alone = by_itself(recipe) if several else recipe
+    plan = make_plan(alone, backbone)
+    (found, refused), ranked = fitting(plan, sources, backbone), None
     if top_k is not None:
-        ranked = suggest(recipe, found, place / "suggest", backbone=backbone, listen=listen)
+        ranked = suggest(alone, found, place / "suggest", early=early, by=by, backbone=backbone, listen=listen)
         found = [rank.source for rank in ranked.ranks[:top_k]]
     starts = {source.name: copied(source, place / "sources") for source in found}
     if combine == "average":
         starts = {"average": average(found, weights(found, ranked), place / "sources" / "average.safetensors")}
     if combine == "mixture":
-        starts = {"mixture": mixture(recipe, found, place / "mixture", cap, backbone, listen)}
+        starts = {"mixture": mixture(alone, found, place / "mixture", cap, backbone, listen)}
     members = {f"from-{name}": starting_from(recipe, path) for name, path in starts.items()}
-    swept = train_all({SCRATCH: recipe} | members, place / "runs", backbone=backbone, listen=listen)
+    if several:
+        init = recipe.init.model_copy(update={"sources": tuple(map(str, starts.values()))})
+        members = {"from-all": recipe.model_copy(update={"init": init})}
+    swept = train_all({SCRATCH: alone} | members, place / "runs", backbone=backbone, listen=listen)
     steps = {source.name: source.steps for source in found}
-    return judged(place, plan, backbone, swept.entries, steps, ranked)
+    made = judged(place, plan, backbone, swept.entries, steps, ranked)
+    made = replace(made, refused=refused, notes=cautions(plan, found))
+    write_atomically(place / "transfer.json", json.dumps(made.as_dict(), indent=1).encode())
+    return made
+
+
+def by_itself(recipe: Recipe) -> Recipe:
+    """The control of a method that reads other prompts: as many plain vectors, on the same budget."""
+    init = recipe.init.model_copy(update={"sources": ()})
+    return recipe.model_copy(update={"method": MethodSection(length=recipe.method.length), "init": init})
 
 
 def judged(
@@ -117,7 +141,7 @@ def judged(
     steps: dict[str, int | None],
     ranked: Suggestion | None,
 ) -> Transferred:
-    """The members of a pass, the first the control, as an outcome; it goes to transfer.json.
+    """The members of a pass, the first the control, as an outcome.
 
     Raises `TrainingError` where the control or every other member broke off.
     """
@@ -128,9 +152,7 @@ def judged(
         raise TrainingError(error["code"], error["found"], error["expected"], error["do"], where=str(place))
     chosen = max(done, key=lambda entry: entry.key)  # on dev: test has no part in the choice
     moved, control = (Artifact.load(entry.prompt).bind(backbone) for entry in (chosen, scratch))
-    made = Transferred(place, scratch, others, chosen, compare(moved, control, plan), steps, ranked)
-    write_atomically(place / "transfer.json", json.dumps(made.as_dict(), indent=1).encode())
-    return made
+    return Transferred(place, scratch, others, chosen, compare(moved, control, plan), steps, ranked)
 
 
 def weights(sources: Sequence[Source], ranked: Suggestion | None) -> list[float]:

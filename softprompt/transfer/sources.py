@@ -1,5 +1,7 @@
 """Source prompts, and recipes that start from one."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +10,14 @@ from typing import Any
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.core import Example
-from softprompt.errors import SoftpromptError
+from softprompt.errors import RecipeError, SoftpromptError
 from softprompt.files import read_regular, write_atomically
+from softprompt.methods import find
 from softprompt.plan import Plan
 from softprompt.prompt import Prompt
 from softprompt.recipe import Recipe, make_recipe
 from softprompt.sections import MethodSection
+from softprompt.stages import fingerprint
 from softprompt.sweep.grid import free
 from softprompt.untrained import build
 
@@ -38,6 +42,13 @@ class Source:
         return trained_for(self.artifact.card.report)
 
     @property
+    def files(self) -> set[str]:
+        """SHA-256 of the data that it was trained and chosen on, where it stands in the folder of its run."""
+        facts = self.path.parent / "run.json"
+        known = json.loads(facts.read_text(encoding="utf-8")).get("data") if facts.is_file() else None
+        return {str(known[part]) for part in ("train", "dev") if part in known} if isinstance(known, dict) else set()
+
+    @property
     def start(self) -> dict[str, Any]:
         """Where its training began, as its card says: kind, text, seed."""
         values = self.artifact.card.recipe
@@ -46,21 +57,46 @@ class Source:
 
 
 def trained_for(report: Mapping[str, Any]) -> int | None:
-    """The last step at which a run looked at dev; None where its report does not say."""
+    """The last step at which a run looked at dev, or all steps of a start; None where its report does not say."""
     history = report.get("dev")
     steps = [event.get("step") for event in history if isinstance(event, dict)] if isinstance(history, list) else []
+    for kind in ("meta", "multitask"):
+        facts = report.get(kind)
+        known = facts if isinstance(facts, dict) else {}
+        parts = [known.get(name, 1) for name in ("rounds", "tasks", "steps") if isinstance(known.get(name, 1), int)]
+        steps += [math.prod(parts)] if "steps" in known else []
     return max((step for step in steps if isinstance(step, int)), default=None)
+
+
+def distinct(sources: Sequence[Source]) -> None:
+    """Raise `RecipeError` SP-E852 where the same prompt is given twice: it would count twice, and help no more."""
+    seen: dict[str, str] = {}
+    for source in sources:
+        before = seen.setdefault(fingerprint(source.artifact), source.name)
+        if before != source.name:
+            found, do = f"the same prompt twice: {before} and {source.name}", "leave one out"
+            raise RecipeError("SP-E852", found, "different source prompts", do)
+
+
+def cautions(plan: Plan, sources: Sequence[Source]) -> list[str]:
+    """What makes a source look better than it is: that it learned from the target's own files."""
+    own = [source.name for source in sources if set(plan.sha256.values()) & source.files]
+    if not own:
+        return []
+    return [f"trained on the target's own data, maybe on its dev and test, so a gain is no transfer: {', '.join(own)}"]
 
 
 def adopt(recipe: Recipe, sources: Sequence[Source], backbone: Backbone) -> Recipe:
     """The recipe with method, start and seed of a source, where it leaves them open: only equals compare.
 
-    It is the first source of this backbone; without sources, the recipe stays as it is.
+    It is the first source of this backbone, and none that reads other prompts; without any, the recipe stays as it is.
     """
     if not sources:
         return recipe
     own = [source for source in sources if source.artifact.card.backbone.fingerprint == backbone.fingerprint]
-    source = (own or sources)[0]
+    source = next((one for one in own or sources if not find(one.artifact.card.method.name).borrows), None)
+    if source is None:  # what reads other prompts is nothing to start from: `fitting` says why
+        return recipe
     card, given = source.artifact.card, recipe.model_fields_set
     update: dict[str, Any] = {}
     if "method" not in given:
@@ -105,7 +141,7 @@ def fitting(plan: Plan, sources: Sequence[Source], backbone: Backbone) -> tuple[
             found.append(source)
     if not found:
         first = next(iter(refused.items()), None)
-        why = f"{len(refused)} prompts, none to start from: {first[0]}: {first[1]}" if first else "no source prompt"
+        why = f"none of {len(refused)} to start from: {first[0]}: {first[1]}" if first else "no source prompt"
         do = "train one of the same backbone, method and length, or set those of the target"
         raise SoftpromptError("SP-E621", why[:300], "a prompt that the target can start from", do)
     return found, refused
@@ -126,9 +162,14 @@ def named(paths: Sequence[str | Path]) -> list[Source]:
     found: dict[str, Source] = {}
     for given in paths:
         path = Path(given) / "prompt.safetensors" if Path(given).is_dir() else Path(given)
-        name = free(path.parent.resolve().name if path.stem == "prompt" else path.stem, found)
+        name = free(folder_name(path.parent.resolve()) if path.stem == "prompt" else path.stem, found)
         found[name] = Source(name, Artifact.load(path))
     return list(found.values())
+
+
+def folder_name(folder: Path) -> str:
+    """What a run is called: by its folder, or, where several commands leave theirs in `run`, by the one above."""
+    return folder.parent.name if folder.name == "run" and folder.parent.name else folder.name
 
 
 def flat(example: Example, columns: Sequence[str]) -> str:
@@ -139,4 +180,15 @@ def flat(example: Example, columns: Sequence[str]) -> str:
     return whole if len(texts) > 1 else next(iter(texts.values()))
 
 
-__all__ = ["Source", "adopt", "copied", "fitting", "named", "placed", "starting_from", "trained_for"]
+__all__ = [
+    "Source",
+    "adopt",
+    "cautions",
+    "copied",
+    "distinct",
+    "fitting",
+    "named",
+    "placed",
+    "starting_from",
+    "trained_for",
+]

@@ -8,7 +8,7 @@ of each source on the target's dev examples, against the untrained prompt and th
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
@@ -19,11 +19,13 @@ from softprompt.recipe import Recipe
 from softprompt.run import Listener
 from softprompt.stages import stage
 from softprompt.training import open_backbone, set_threads
+from softprompt.transfer.early import briefly, embedded
 from softprompt.transfer.paired import losses, readable
 from softprompt.transfer.similarity import Similarity, similarity
-from softprompt.transfer.sources import Source, adopt, fitting, placed
+from softprompt.transfer.sources import Source, adopt, cautions, distinct, fitting, placed
 from softprompt.untrained import build
 
+Order = Literal["loss", "similarity"]
 STEPS = 100  # of the short training of the target, where the sources were trained for longer
 
 
@@ -41,10 +43,10 @@ class Rank:
         """Whether it loses less than every reference, beyond the ± of each."""
         return bool(self.gains) and all(gain.difference > gain.error for gain in self.gains.values())
 
-    @property
-    def order(self) -> tuple[float, float]:
-        """What ranks: the loss where there is one, then the similarity of all pairs of vectors."""
-        return (float("inf") if self.loss is None else self.loss, -self.similar.per_token)
+    def order(self, by: Order) -> tuple[float, float]:
+        """What ranks: the loss where there is one, then the similarity of all pairs of vectors; or this alone."""
+        loss = float("inf") if self.loss is None or by == "similarity" else self.loss
+        return (loss, -self.similar.per_token)
 
     def as_dict(self) -> dict[str, Any]:
         """The rank as plain values."""
@@ -98,34 +100,37 @@ def suggest(
     folder: str | Path,
     *,
     steps: int | None = None,
+    early: bool = False,
+    by: Order = "loss",
     backbone: Backbone | None = None,
     listen: Listener = lambda event: None,
 ) -> Suggestion:
     """Rank sources for the task of a recipe; the short training on the target goes to `folder/probe`.
 
-    It takes `steps`, or as many as the sources had, at most `STEPS`. What the recipe leaves open (method, start, seed)
-    is taken from the first source. Raises `SoftpromptError` SP-E621 where the target can start from no source, SP-E620
-    for a method whose prompts have no common space. No test example is looked at.
+    It takes `steps`, or as many as the sources had, at most `STEPS`. With `early`, every source's task is trained for
+    as many from the same start, in `folder/early`, and similarity is that of these states, as in the paper. What the
+    recipe leaves open (method, start, seed) is taken from the first source. Raises `SoftpromptError` SP-E621 where the
+    target can start from no source, SP-E620 for a method whose prompts have no common space, `RecipeError` SP-E852 for
+    the same source twice. `by` is what ranks; whether a source helps, its loss says. No test example is looked at.
     """
     backbone = backbone or open_backbone(recipe)
     set_threads(recipe)
+    distinct(sources)
     recipe = adopt(recipe, sources, backbone)
     plan = make_plan(recipe, backbone)
     found, refused = fitting(plan, sources, backbone)
-    known = [source.steps for source in found if source.steps is not None]
+    known = [source.steps for source in found if source.steps]  # 0: a prompt that was moved, not trained
     count = steps or min([STEPS, *known])
     probe = stage(briefly(recipe, count), Path(folder) / "probe", backbone=backbone, listen=listen)
     target = Artifact.load(probe.artifact)
-    near = {source.name: similarity(target, source.artifact) for source in found}
+    states, stale = embedded(plan, found, count, Path(folder) / "early", backbone, listen) if early else ({}, {})
+    near = {source.name: similarity(target, states.get(source.name, source.artifact)) for source in found}
     ranks, references = measured(plan, found, near, backbone)
-    ranks.sort(key=lambda rank: rank.order)
-    return Suggestion(ranks, references, refused, remarks(found, target, count), count, len(plan.dev))
-
-
-def briefly(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe for a short training that keeps its last state: the best on dev is a worse embedding (section 4.2)."""
-    update = {"steps": steps, "evaluate_every": steps, "patience": None, "compare": ()}
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=update)})
+    ranks.sort(key=lambda rank: rank.order(by))
+    later = [source for source in found if source.name not in states]
+    notes = [*remarks(later, target, count), *cautions(plan, found)]
+    notes += [f"no early state of {name}, so its prompt is compared as it is: {why}" for name, why in stale.items()]
+    return Suggestion(ranks, references, refused, notes, count, len(plan.dev))
 
 
 def measured(
@@ -169,4 +174,4 @@ def remarks(sources: Sequence[Source], target: Artifact, steps: int) -> list[str
     return notes
 
 
-__all__ = ["STEPS", "Rank", "Suggestion", "briefly", "suggest"]
+__all__ = ["STEPS", "Order", "Rank", "Suggestion", "briefly", "suggest"]

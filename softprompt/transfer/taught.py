@@ -58,26 +58,42 @@ def answered(prompt: Prompt, output: Output, seen: Batch) -> Tensor:
     return output.logits[places].float().log_softmax(-1)
 
 
-@torch.inference_mode()
 def learned(teacher: Prompt, student: Prompt, examples: Sequence[Example], top: int) -> dict[tuple[int, ...], Lesson]:
     """What the teacher answers to every example, by the tokens of the student's row."""
+    return by_row(student, examples, asked(teacher, examples, top))
+
+
+def by_row(student: Prompt, examples: Sequence[Example], lessons: Sequence[Lesson]) -> dict[tuple[int, ...], Lesson]:
+    """The lessons of some examples, by the tokens of the student's rows."""
+    return {key(student.row(example)): lesson for example, lesson in zip(examples, lessons, strict=True)}
+
+
+@torch.inference_mode()
+def asked(teacher: Prompt, examples: Sequence[Example], top: int) -> list[Lesson]:
+    """What the teacher answers to every example: the chances of all classes, or of the `top` likeliest tokens."""
     teacher.eval()
     rows = [teacher.row(example) for example in examples]
-    found: dict[tuple[int, ...], Lesson] = {}
+    found: dict[int, Lesson] = {}
     for chosen in by_length(rows, 32):
         batch = teacher.batch([rows[i] for i in chosen])
         logs = answered(teacher, teacher(batch), batch)
-        ids = logs.topk(min(top, logs.shape[1]), dim=1).indices
+        most = logs.shape[1] if scored_at_once(teacher) else min(top, logs.shape[1])
+        ids = logs.topk(most, dim=1).indices
         chances = closed(logs, ids).cpu()
         counts = [labels_of(teacher, rows[i]) for i in chosen]
         for i, one, told in zip(chosen, torch.split(ids.cpu(), counts), torch.split(chances, counts), strict=True):
-            found[key(student.row(examples[i]))] = (one.clone(), told.clone())
-    return found
+            found[i] = (one.clone(), told.clone())
+    return [found[i] for i in range(len(rows))]
+
+
+def scored_at_once(prompt: Prompt) -> bool:
+    """Whether one forward scores all classes, and a lesson is about classes rather than tokens."""
+    return isinstance(prompt.head, Verbalizer) and prompt.head.one_pass
 
 
 def labels_of(prompt: Prompt, row: Row) -> int:
     """How many answers of a row are compared: one where all classes are scored at once, else one a label."""
-    if isinstance(prompt.head, Verbalizer) and prompt.head.one_pass:
+    if scored_at_once(prompt):
         return 1
     side = row if row.decoder is None else row.decoder
     return sum(label != IGNORE for label in side.labels)
@@ -99,4 +115,4 @@ def keys(batch: Batch) -> list[tuple[int, ...]]:
     return [(*a, -1, *ids[keep].tolist()) for a, (ids, keep) in zip(own, side, strict=True)]
 
 
-__all__ = ["Lesson", "Taught", "answered", "closed", "key", "keys", "learned"]
+__all__ = ["Lesson", "Taught", "answered", "asked", "by_row", "closed", "key", "keys", "learned", "scored_at_once"]

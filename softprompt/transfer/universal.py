@@ -22,7 +22,7 @@ from softprompt.backbones import Backbone
 from softprompt.baselines import states
 from softprompt.core import Batch
 from softprompt.engine import choose
-from softprompt.errors import SoftpromptError
+from softprompt.errors import RecipeError, SoftpromptError
 from softprompt.files import write_atomically
 from softprompt.heads import Verbalizer
 from softprompt.methods import Group
@@ -73,7 +73,7 @@ def learn_transferable(
     `entropy` is l, `share` a of the prototypes. A LoRA of the recipes goes to `folder/lora`, and everything after the
     meta-learner, controls included, stands on the backbone with it. A stopped one goes on. Raises `SoftpromptError`
     SP-E717 for less than two tasks, other classes, other lengths, or heads that do not score all classes at once;
-    `RecipeError` for a LoRA that cannot be (`joint.build`).
+    `RecipeError` for a LoRA that cannot be (`joint.build`), SP-E852 where one of `others` has the data of a task.
     """
     place, first = Path(folder), next(iter(recipes.values()))
     backbone = backbone or open_backbone(first)
@@ -124,6 +124,11 @@ def check(plans: Mapping[str, Plan], foreign: Mapping[str, Plan], backbone: Back
     first = next(iter(plans.values()))
     if len(plans) < 2:
         raise SoftpromptError("SP-E717", f"{len(plans)} task", "two similar ones or more", "name more data files")
+    seen = {plan.sha256["train"] for plan in plans.values()}
+    for name, plan in foreign.items():
+        if plan.sha256["train"] in seen:
+            found, do = f"data of {name}, which is to take no part, among those of a task", "leave it out"
+            raise RecipeError("SP-E852", found, "different tasks", do)
     for name, plan in [*plans.items(), *foreign.items()]:
         head = build(joint.alone(plan), backbone).head
         if not isinstance(head, Verbalizer) or not head.one_pass:

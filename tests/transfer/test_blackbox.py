@@ -69,8 +69,11 @@ def test_the_found_prompt_is_plain_vectors_beside_its_controls(bench, tmp_path) 
     assert artifact.card.method.name == "prompt_tuning"
     assert artifact.card.method.trained_as == "ctpt"
     assert artifact.card.parents == ("near.safetensors", "far.safetensors")
-    assert made.asked == 2 * 3 * 40
-    assert made.measured.gains.keys() == {"untrained prompt", "bare model"}
+    assert made.asked == 2 * 2 * 3 * 40, "the control is asked as often"
+    assert made.measured.gains.keys() == {"untrained prompt", "bare model", "search without sources"}
+    assert ("helps" in made.sentence) == made.measured.helps
+    assert made.sentence.startswith("no gain") == (not made.measured.helps)
+    assert (tmp_path / "alone" / "log.jsonl").read_text() != (tmp_path / "log.jsonl").read_text()
     before = made.path.read_bytes()
     assert evolve(recipe, bench.sources("near", "far"), tmp_path, **given).path.read_bytes() == before
 

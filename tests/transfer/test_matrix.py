@@ -1,7 +1,6 @@
 """Every task from every other, one table; and who was made from whom."""
 
 import csv
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ from softprompt.errors import SoftpromptError
 from softprompt.store import Store
 from softprompt.transfer.lineage import drawn, lineage
 from softprompt.transfer.matrix import HEADER, Cell, matrix, plot, sound, table
+from softprompt.transfer.page import page
 from softprompt.transfer.paired import Compared
 
 
@@ -31,6 +31,19 @@ def test_the_table_holds_every_pair_and_the_diagonal(bench, tmp_path) -> None:
     assert [float(row["transferred"]) for row in rows] == [one.transferred for one in cells]
     for one in cells:
         assert one.test.difference == pytest.approx(one.transferred - one.scratch)
+    assert "from the source" in (tmp_path / "m" / "matrix.html").read_text(encoding="utf-8")
+    assert (tmp_path / "m" / "matrix.png").exists()
+
+
+def test_the_page_draws_every_pair_and_names_what_is_sure() -> None:
+    sure = Cell("a<b", "c", "accuracy", 0.5, 0.75, Compared(0.25, 0.1, 0.01, 40))
+    made = page([cell(0.8, 0.8, "a<b", "a<b"), sure, cell(0.8, 0.7, "c", "a<b"), cell(1.0, 1.0, "c", "c")])
+    assert made.count("<rect ") == 4
+    assert "+50% *" in made, "half of the error, and more than chance"
+    assert "Of 2 pairs of different tasks, 1 gain and 0 lose" in made
+    assert "a&lt;b to c: gain" in made
+    assert "a<b" not in made
+    assert "http" not in made.replace("http-equiv", ""), "nothing is loaded from anywhere"
 
 
 def test_transfer_is_the_share_of_the_error_that_is_taken_away() -> None:
@@ -51,21 +64,20 @@ def test_a_run_that_broke_off_is_an_error_and_no_hole() -> None:
         sound([broken])
 
 
-def test_a_picture_is_drawn_or_the_missing_package_is_named(tmp_path) -> None:
+def test_a_picture_is_drawn_and_where_the_package_is_missing_it_is_named(tmp_path, monkeypatch) -> None:
     cells = [cell(0.8, 0.9, s, t) for t in "ab" for s in "ab"]
-    if importlib.util.find_spec("matplotlib") is None:
-        with pytest.raises(SoftpromptError, match="SP-E625"):
-            plot(cells, tmp_path / "m.png")
-    else:
-        plot(cells, tmp_path / "m.png")
-        assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
+    plot(cells, tmp_path / "m.png")
+    assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr("softprompt.transfer.matrix.find_spec", lambda name: None)
+    with pytest.raises(SoftpromptError, match="SP-E625"):
+        plot(cells, tmp_path / "n.png")
 
 
 def test_the_tree_draws_children_under_their_parents(bench, tmp_path) -> None:
     store = Store(tmp_path)
     assert lineage(store) == []
     store.publish(bench.folder / "near", "base")
-    store.publish(bench.folder / "far", "child", parents=["transfer=base@1"])
+    store.publish(bench.folder / "far", "child", parents=["base@1", "transfer=base@1"])
     (root,) = lineage(store)
     assert root.entry.reference == "base@1"
     assert [(node.entry.reference, node.relation) for node in root.children] == [("child@1", "transfer")]

@@ -39,6 +39,15 @@ def test_where_one_backbone_says_nothing_of_the_other_nothing_is_explained() -> 
     assert made.ridge == 10.0, "the strongest is the nearest to the mean"
 
 
+def test_a_map_of_the_text_that_all_prompts_began_at_explains_nothing_of_a_task() -> None:
+    start, map_ = 10 * torch.randn(4, 6).double(), torch.randn(6, 5).double()
+    learned = [(torch.randn(4, 6).double(), torch.randn(4, 5).double()) for _ in range(6)]
+    assert fit([(start + x, start @ map_ + y) for x, y in learned]).explained < 0.1
+    assert fit([(start + x, (start + x) @ map_) for x, _ in learned]).explained > 0.9
+    shorter = [(start[:3] + x[:3], (start[:3] + x[:3]) @ map_) for x, _ in learned[:1]]
+    assert fit([*shorter, *((start + x, (start + x) @ map_) for x, _ in learned)]).explained > 0.9
+
+
 def test_the_map_solves_the_normal_equations() -> None:
     given, _, _ = pairs(5, noise=0.3)
     x, y = (torch.cat(side) for side in zip(*given, strict=True))

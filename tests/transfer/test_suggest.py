@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_runs
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,8 +15,9 @@ from softprompt.plan import make_plan
 from softprompt.prompt import without_prompt
 from softprompt.training import train
 from softprompt.transfer.paired import losses
-from softprompt.transfer.similarity import averaged, embedding, per_token, plain, similarity
-from softprompt.transfer.suggest import suggest
+from softprompt.transfer.similarity import Similarity, averaged, embedding, per_token, plain, similarity
+from softprompt.transfer.sources import named, trained_for
+from softprompt.transfer.suggest import Rank, suggest
 from softprompt.untrained import build
 
 
@@ -128,3 +130,59 @@ def test_the_references_are_the_untrained_prompt_and_the_bare_model(bench, tmp_p
     prompt = build(plan, bench.backbone)
     assert made.references["untrained prompt"] == pytest.approx(mean_loss(prompt, plan.dev, 8), rel=1e-5)
     assert made.references["bare model"] == pytest.approx(mean_loss(without_prompt(prompt), plan.dev, 8), rel=1e-5)
+
+
+def test_early_states_are_those_of_the_sources_tasks_after_as_many_steps_from_the_same_start(bench, tmp_path) -> None:
+    sources = bench.sources("near", "far")
+    made = suggest(bench.recipe(), sources, tmp_path / "s", steps=3, early=True, backbone=bench.backbone)
+    probe, near, far = (
+        Artifact.load(tmp_path / "s" / name / "prompt.safetensors") for name in ("probe", "early/near", "early/far")
+    )
+    assert torch.equal(near.tensors["method.prompt"], far.tensors["method.prompt"]), "one task, one start, one length"
+    assert near.card.recipe["init"] == probe.card.recipe["init"]
+    assert [event["step"] for event in near.card.report["dev"]] == [3]
+    assert all(rank.similar == similarity(probe, near) for rank in made.ranks)
+    assert not any("similarity says less" in note for note in made.notes)
+    alone = tmp_path / "elsewhere.safetensors"
+    alone.write_bytes((bench.folder / "near" / "prompt.safetensors").read_bytes())
+    made = suggest(bench.recipe(), named([alone]), tmp_path / "t", steps=3, early=True, backbone=bench.backbone)
+    assert any("no early state of elsewhere" in note for note in made.notes)
+
+
+def test_what_makes_a_source_look_better_is_said_or_refused(bench, tmp_path) -> None:
+    (near,) = bench.sources("near")
+    made = suggest(bench.recipe(), [near], tmp_path / "s", steps=1, backbone=bench.backbone)
+    assert any("target's own data" in note and note.endswith("near") for note in made.notes)
+    other = bench.recipe()
+    files = [str(tiny_runs.write_rows(tmp_path / f"{seed}.csv", 40, seed=seed)) for seed in (30, 31, 32)]
+    data = other.data.model_copy(update=dict(zip(("train", "dev", "test"), files, strict=True)))
+    made = suggest(other.model_copy(update={"data": data}), [near], tmp_path / "o", steps=1, backbone=bench.backbone)
+    assert not any("target's own data" in note for note in made.notes)
+    twice = named([bench.folder / "near", bench.folder / "near"])
+    with pytest.raises(SoftpromptError, match="SP-E852"):
+        suggest(bench.recipe(), twice, tmp_path / "u", steps=1, backbone=bench.backbone)
+
+
+def test_sources_are_ranked_by_loss_or_by_similarity(bench, tmp_path) -> None:
+    (source,) = bench.sources("near")
+    ranks = [Rank(source, Similarity(0.0, near), loss) for near, loss in ((0.1, 0.5), (0.9, 2.0), (0.5, None))]
+    assert [rank.loss for rank in sorted(ranks, key=lambda rank: rank.order("loss"))] == [0.5, 2.0, None]
+    assert [rank.loss for rank in sorted(ranks, key=lambda rank: rank.order("similarity"))] == [2.0, None, 0.5]
+    for by in ("loss", "similarity"):
+        given = {"steps": 2, "by": by, "backbone": bench.backbone}
+        made = suggest(bench.recipe(), bench.sources("near", "far"), tmp_path / "s", **given)
+        values = [rank.loss if by == "loss" else -rank.similar.per_token for rank in made.ranks]
+        assert values == sorted(values)
+
+
+def test_a_prompt_that_was_never_trained_does_not_shorten_the_probe(bench, tmp_path) -> None:
+    assert trained_for({"dev": [{"step": 0, "loss": 1.0}]}) == 0
+    assert trained_for({"multitask": {"steps": 7, "tasks": ["a", "b"]}}) == 7
+    assert trained_for({"meta": {"rounds": 3, "tasks": 2, "steps": 5}}) == 30
+    assert trained_for({"metric": "accuracy"}) is None
+    (near,) = bench.sources("near")
+    card = near.artifact.card.model_copy(update={"report": {"dev": [{"step": 0, "loss": 1.0}]}})
+    Artifact(near.artifact.tensors, card).save(tmp_path / "moved.safetensors")
+    sources = [*bench.sources("far"), *named([tmp_path / "moved.safetensors"])]
+    made = suggest(bench.recipe(), sources, tmp_path / "s", backbone=bench.backbone)
+    assert made.steps == 1, "as far, which was trained for one step"

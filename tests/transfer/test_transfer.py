@@ -13,10 +13,11 @@ from softprompt.errors import SoftpromptError
 from softprompt.plan import Plan, make_plan
 from softprompt.recipe import load_recipe
 from softprompt.sweep.results import Entry
+from softprompt.training import train
 from softprompt.transfer.mixture import lines, pretrain
 from softprompt.transfer.paired import Compared, marks
 from softprompt.transfer.run import Transferred, average, transfer, weights
-from softprompt.transfer.sources import flat
+from softprompt.transfer.sources import flat, named
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,42 @@ def test_the_card_of_a_member_names_its_source_and_the_run_keeps_a_copy(made, be
     copy = made.folder / "sources" / "near.safetensors"
     assert copy.read_bytes() == (bench.folder / "near" / "prompt.safetensors").read_bytes()
     assert Artifact.load(made.scratch.prompt).card.parents == ()
+
+
+def test_sources_that_do_not_fit_are_named_with_the_reason(bench, tmp_path) -> None:
+    train(bench.recipe("method.length=3", "train.steps=1"), tmp_path / "short", backbone=bench.backbone)
+    sources = [*bench.sources("far"), *named([tmp_path / "short"])]
+    made = transfer(bench.recipe("train.steps=1"), sources, tmp_path / "run", backbone=bench.backbone)
+    assert made.refused.keys() == made.as_dict()["refused"].keys() == {"short"}
+    assert "SP-E231" in made.refused["short"]
+    assert any("target's own data" in note for note in made.as_dict()["notes"])
+    assert json.loads((tmp_path / "run" / "transfer.json").read_text()) == made.as_dict()
+
+
+def test_a_method_that_reads_several_prompts_stands_beside_plain_vectors(bench, tmp_path) -> None:
+    recipe = bench.recipe("method.name=attempt", "method.options.bottleneck=4", "train.steps=2")
+    made = transfer(recipe, bench.sources("near", "far"), tmp_path / "run", backbone=bench.backbone)
+    assert [entry.name for entry in made.members] == ["from-all"]
+    card, control = (Artifact.load(one.prompt).card for one in (made.chosen, made.scratch))
+    assert (card.method.name, card.method.length) == ("attempt", 4)
+    assert card.parents == ("near.safetensors", "far.safetensors")
+    assert (control.method.name, control.method.length, control.parents) == ("prompt_tuning", 4, ())
+    assert made.test.verdict in ("gain", "no gain", "harm")
+    again = transfer(recipe, bench.sources("near", "far"), tmp_path / "run", backbone=bench.backbone)
+    assert again.as_dict() == made.as_dict()
+    (mixed,) = named([tmp_path / "run" / "runs" / "from-all"])
+    with pytest.raises(SoftpromptError, match=r"SP-E621.*SP-E231"):
+        transfer(bench.recipe(), [mixed], tmp_path / "next", backbone=bench.backbone)
+
+
+def test_a_source_is_called_by_the_folder_that_says_what_it_is(bench, tmp_path) -> None:
+    (tmp_path / "mixture" / "run").mkdir(parents=True)
+    data = (bench.folder / "near" / "prompt.safetensors").read_bytes()
+    (tmp_path / "mixture" / "run" / "prompt.safetensors").write_bytes(data)
+    assert [source.name for source in named([tmp_path / "mixture" / "run", bench.folder / "near"])] == [
+        "mixture",
+        "near",
+    ]
 
 
 def test_the_member_that_is_compared_is_the_best_on_dev(made) -> None:

@@ -143,4 +143,6 @@ def test_tasks_that_are_not_similar_are_refused(bench, recipes, tmp_path) -> Non
     for given in ({"a": a}, {"a": a, "b": longer}, {"a": a, "b": trained}, {"a": a, "b": tuned}):
         with pytest.raises(SoftpromptError, match="SP-E717"):
             learn_transferable(given, tmp_path / "x", backbone=bench.backbone)
+    with pytest.raises(SoftpromptError, match="SP-E852"):
+        learn_transferable({"a": a, "b": b}, tmp_path / "x", others={"again": b}, backbone=bench.backbone)
     assert build(make_plan(encoded(b), bench.backbone), bench.backbone).method.length == 4
