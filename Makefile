@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cluster soak lint types bench bench-methods bench-claims bench-vpt results search lab backbone graphrag-check vllm-check clean
+.PHONY: demo test test-cluster soak lint types bench bench-methods bench-claims bench-starts bench-vpt results search lab backbone graphrag-check vllm-check clean
 
 # The stamp is newer than the files that decide what is installed, so an up-to-date environment costs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -48,9 +48,14 @@ bench-claims: $(VENV)/.installed
 	$(BIN)/python benchmarks/claims.py
 	$(BIN)/python benchmarks/claims.py --page
 
+# About an hour of one core; both parts go on, and several may run at once on different seeds or targets.
+bench-starts: $(VENV)/.installed
+	$(BIN)/python benchmarks/many_tasks.py
+	$(BIN)/python benchmarks/many_tasks.py --project
+	$(BIN)/python benchmarks/many_tasks.py --page
+
 # The vision transformer is pretrained on drawn letters, in fonts that come with matplotlib.
 runs/vit: | $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt matplotlib
 	$(BIN)/python -m scripts.pretrain_vit.train $@
 
 bench-vpt: runs/vit

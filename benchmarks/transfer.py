@@ -14,10 +14,13 @@ A first part of about 25 minutes on one core: --shots 16 --seeds 0,1,2
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +72,18 @@ def source(task: str, chosen: argparse.Namespace, backbone: Backbone) -> Source:
     whole = rows(task, 1)
     dev = min(200, chosen.source_rows)
     parts = {"train": whole["train"][200 : 200 + chosen.source_rows], "dev": whole["train"][:dev]}
-    made = recipe(parts | {"test": whole["test"]}, place / "data", 0, chosen.source_steps)
-    return Source(task, Artifact.load(stage(made, place / "run", backbone=backbone).artifact))
+    with alone(place):
+        made = recipe(parts | {"test": whole["test"]}, place / "data", 0, chosen.source_steps)
+        return Source(task, Artifact.load(stage(made, place / "run", backbone=backbone).artifact))
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Wait until no other process is at work in `place`: several run at once, and must not read half of a file."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_name(f"{place.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, or its process dies
+        yield
 
 
 class Quick(Member):

@@ -81,7 +81,10 @@ def rows(task: str, test: int) -> dict[str, Rows]:
 
 
 def few(task: str, shots: int, seed: int, test: int) -> dict[str, Rows]:
-    """`shots` rows of each class to train on, as many others to choose by, where there are so many."""
+    """`shots` rows of each class to train on, as many others to choose by, where there are so many.
+
+    A test row that was drawn in other case or spacing (TREC has one) is not asked.
+    """
     whole = rows(task, test)
     drawn, by_class = random.Random(seed), defaultdict(list)
     for row in drawn.sample(whole["train"], len(whole["train"])):
@@ -89,4 +92,9 @@ def few(task: str, shots: int, seed: int, test: int) -> dict[str, Rows]:
     halves = {label: min(shots, len(group) // 2) for label, group in by_class.items()}
     train = [row for label, group in sorted(by_class.items()) for row in group[: halves[label]]]
     dev = [row for label, group in sorted(by_class.items()) for row in group[halves[label] : 2 * halves[label]]]
-    return {"train": train, "dev": dev, "test": whole["test"]}
+    seen = {loose(text) for text, _ in train + dev}
+    return {"train": train, "dev": dev, "test": [row for row in whole["test"] if loose(row[0]) not in seen]}
+
+
+def loose(text: str) -> str:
+    return " ".join(text.casefold().split())
