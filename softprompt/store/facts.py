@@ -3,7 +3,7 @@
 import json
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
@@ -86,20 +86,37 @@ def _finite(value: Any) -> TypeGuard[float]:
 
 
 def beside(path: Path, artifact: "Artifact") -> tuple[Parent, ...]:
-    """The parents of a prompt in the folder of its run, which knows the files that the card only names."""
+    """The parents of a prompt in the folder of its run, which knows the files that the card only names.
+
+    Of a start that was made for the run (a mean, or vectors that were chosen of a longer prompt) its own parents too.
+    """
     from softprompt.recipe import load_recipe
 
-    recipe = path.parent / "recipe.yaml"
-    if not (artifact.card.parents and recipe.is_file()):
+    if not artifact.card.parents:
         return ()
-    found = []
-    for source in map(Path, load_recipe(recipe).init.files):
-        if source.name in artifact.card.parents:
-            try:
-                found.append(Parent(RELATIONS[0], source.name, digest(read_regular(source, LIMIT))))
-            except SoftpromptError:  # it is no longer there, and the name on the card is all that is left
-                continue
-    return tuple(found)
+    recipe = path.parent / "recipe.yaml"
+    files = load_recipe(recipe).init.files if recipe.is_file() else ()
+    known = {Path(file).name: Path(file) for file in files}
+    return tuple(_named(path.parent, artifact.card.parents, known, set()))
+
+
+def _named(folder: Path, names: Sequence[str], known: Mapping[str, Path], seen: set[str]) -> Iterator[Parent]:
+    """What a card names: of the files `known`, or in `sources` of the folder, or in the folder; each once."""
+    from softprompt.artifact import Artifact
+
+    for name in names:
+        places = [known[name]] if name in known else [folder / "sources" / name, folder / name]
+        source = next(filter(Path.is_file, places), None)
+        if source is None or name in seen or name != source.name:  # names, never paths
+            continue
+        seen.add(name)
+        try:
+            found, card = digest(read_regular(source, LIMIT)), Artifact.load(source).card
+        except SoftpromptError:  # it cannot be read any more, and the name on the card is all that is left
+            continue
+        yield Parent(RELATIONS[0], name, found)
+        if not card.canaries:  # nobody trained it: it was made as a start
+            yield from _named(source.parent, card.parents, {}, seen)
 
 
 def remember(index: sqlite3.Connection, sha256: str, facts: Facts) -> None:

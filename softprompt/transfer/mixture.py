@@ -24,7 +24,7 @@ from softprompt.run import Listener
 from softprompt.sections import DataSection, TaskSection
 from softprompt.stages import Left, stage
 from softprompt.training import open_backbone, set_threads
-from softprompt.transfer.sources import flat
+from softprompt.transfer.sources import MIXTURE, flat
 
 CAP = 2**19  # the paper's
 
@@ -57,6 +57,8 @@ def pretrain(
     for part in ("train", "dev", "test"):  # of a stage, test is not scored, but it has to be kept apart from train
         rows = [line for name, plan in plans.items() for line in lines(name, plan, part, cap)]
         write_atomically(place / f"{part}.jsonl", "".join(rows).encode())
+    told = {"data": {name: plan.sha256 for name, plan in plans.items()}, "cap": cap}
+    write_atomically(place / MIXTURE, json.dumps(told, indent=1).encode())
     files = {part: str(place / f"{part}.jsonl") for part in ("train", "dev", "test")}
     data = DataSection(**files, text=("text",), label="label")
     task = TaskSection(kind="generation", max_tokens=like.task.max_tokens, truncate=like.task.truncate)

@@ -29,6 +29,7 @@ from softprompt.stages import stage
 from softprompt.training import open_backbone, set_threads
 from softprompt.transfer.paired import readable
 from softprompt.transfer.rounds import claim, go
+from softprompt.transfer.sources import Source, copied
 from softprompt.transfer.students import Students, Task
 from softprompt.untrained import build
 
@@ -79,7 +80,10 @@ def source_train(
     known = [Task(name, plan, Artifact.load(teachers[name]).bind(backbone)) for name, plan in plans.items()]
     work = Students(known, backbone, total, weight, hidden, first.method.options)
     go(work, place, total, first.train.save_seconds, listen)
-    return left(work, place, total)
+    parents = tuple(
+        copied(Source(name, Artifact.load(path)), place / "sources").name for name, path in teachers.items()
+    )
+    return left(work, place, total, parents)
 
 
 def plainly(section: MethodSection) -> MethodSection:
@@ -100,8 +104,8 @@ def check(plans: Mapping[str, Plan], backbone: Backbone) -> None:
             raise SoftpromptError("SP-E716", found, expected, do)
 
 
-def left(work: Students, place: Path, total: int) -> Shared:
-    """The shared prompt as a file, and the losses on dev beside it."""
+def left(work: Students, place: Path, total: int, parents: tuple[str, ...]) -> Shared:
+    """The shared prompt as a file that names the teachers, and the losses on dev beside it."""
     backbone = work.known[0].student.backbone
     mean = work.methods[0].middle(work.methods)
     losses: dict[str, dict[str, float]] = {}
@@ -114,7 +118,6 @@ def left(work: Students, place: Path, total: int) -> Shared:
     first = work.known[0]
     prompt = Prompt(backbone, mean, first.student.head, first.student.template, first.student.task)
     facts = {"metric": first.plan.recipe.task.metric, "multitask": {"steps": total, "tasks": list(losses)}}
-    parents = tuple(f"{task.name}.safetensors" for task in work.known)
     path = place / "prompt.safetensors"
     Artifact.of(prompt, first.plan.recipe.shared(), facts, parents).save(path)
     made = Shared(path, losses)

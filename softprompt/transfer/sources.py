@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from softprompt.sweep.grid import free
 from softprompt.untrained import build
 
 LIMIT = 8 << 30  # bytes of a prompt file
+MIXTURE = "mixture.json"  # which data a mixture is of, beside its run
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ class Source:
     @property
     def files(self) -> set[str]:
         """SHA-256 of the data that it was trained and chosen on, where it stands in the folder of its run."""
-        facts = self.path.parent / "run.json"
-        known = json.loads(facts.read_text(encoding="utf-8")).get("data") if facts.is_file() else None
-        return {str(known[part]) for part in ("train", "dev") if part in known} if isinstance(known, dict) else set()
+        folder = self.path.parent
+        places = (folder / "run.json", folder / "rounds.json", folder.parent / MIXTURE)
+        known = [json.loads(place.read_text(encoding="utf-8")).get("data") for place in places if place.is_file()]
+        return {sha256 for data in known for sha256 in hashes(data)}
 
     @property
     def start(self) -> dict[str, Any]:
@@ -54,6 +56,15 @@ class Source:
         values = self.artifact.card.recipe
         init, train = values.get("init", {}), values.get("train", {})
         return {"init": init, "seed": train.get("seed", 0) if isinstance(train, dict) else 0}
+
+
+def hashes(data: object) -> Iterator[str]:
+    """The hashes of train and dev in what a run says of its data, or of the data of every task by name."""
+    for part, value in data.items() if isinstance(data, dict) else ():
+        if isinstance(value, dict):
+            yield from hashes(value)
+        elif part in ("train", "dev"):
+            yield str(value)
 
 
 def trained_for(report: Mapping[str, Any]) -> int | None:
@@ -181,6 +192,7 @@ def flat(example: Example, columns: Sequence[str]) -> str:
 
 
 __all__ = [
+    "MIXTURE",
     "Source",
     "adopt",
     "cautions",

@@ -54,6 +54,18 @@ def test_the_folder_of_a_run_is_published_with_the_prompt_that_it_started_from(s
     assert [one.reference for one in store.family("base")[1]] == ["child@1"]
 
 
+def test_a_start_that_was_made_of_prompts_passes_them_on(store: Store, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "sources").mkdir(parents=True)
+    sources = [write(run / "sources", seed) for seed in (0, 1)]
+    mean = write(run / "sources", 2, parents=tuple(source.name for source in sources))
+    child = write(run, 3, parents=(mean.name,)).rename(run / "prompt.safetensors")
+    store.publish(child, "child")
+    for source, name in zip(sources, ("a", "b"), strict=True):
+        store.publish(source, name)
+    assert [one.label for one in store.family("child")[0]] == ["a@1", "b@1", mean.name]
+
+
 def test_a_parent_that_only_the_card_names_is_kept_by_that_name(store: Store, tmp_path: Path) -> None:
     store.publish(write(tmp_path, 1, parents=("old.safetensors",)), "child")
     assert store.family("child")[0] == [("warm-start", "old.safetensors", "")]

@@ -19,7 +19,7 @@ from softprompt.recipe import Recipe
 from softprompt.run import Stopped
 from softprompt.sections import MethodSection
 from softprompt.transfer.multitask import source_train
-from softprompt.transfer.sources import placed
+from softprompt.transfer.sources import cautions, named, placed
 from softprompt.transfer.students import Students, Task
 from softprompt.untrained import build
 
@@ -113,9 +113,11 @@ def whole(bench, recipes, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_target_begins_at_exactly_what_is_left(bench, whole) -> None:
+def test_a_target_begins_at_exactly_what_is_left(bench, recipes, whole) -> None:
     artifact = Artifact.load(whole / "prompt.safetensors")
     assert artifact.card.parents == ("a.safetensors", "b.safetensors", "c.safetensors")
+    assert all((whole / "sources" / name).is_file() for name in artifact.card.parents)
+    assert cautions(make_plan(recipes["b"], bench.backbone), named([whole])), "it was trained on this task too"
     recipe = bench.recipe().model_copy(update={"method": MethodSection(name="mpt", length=4)})
     begun = placed(make_plan(recipe, bench.backbone), whole / "prompt.safetensors", bench.backbone)
     assert torch.equal(begun.method.product(), artifact.tensors["method.prompt"])

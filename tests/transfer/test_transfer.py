@@ -17,7 +17,7 @@ from softprompt.training import train
 from softprompt.transfer.mixture import lines, pretrain
 from softprompt.transfer.paired import Compared, marks
 from softprompt.transfer.run import Transferred, average, transfer, weights
-from softprompt.transfer.sources import flat, named
+from softprompt.transfer.sources import Source, cautions, flat, named
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,7 @@ def test_a_mixture_is_trained_on_the_tasks_of_the_sources_and_the_target(bench, 
     assert {row["label"] for row in rows} == {"w5", "w6"}
     artifact = Artifact.load(left.artifact)
     assert artifact.card.task.kind == "generation"
+    assert cautions(make_plan(other, bench.backbone), [Source("mixed", artifact)]), "it was trained on this task too"
     outcome = transfer(
         bench.recipe("train.steps=1"),
         [replace(bench.sources("near")[0], name="mixed", artifact=artifact)],
