@@ -1,16 +1,16 @@
 """What a source prompt is worth to a task with few examples: nine sources, six targets, and a control for each.
 
     python benchmarks/transfer.py [--shots 16,32,128] [--seeds 0,1,2,3,4] [--targets sst2,cr] [--sources ...] [--page]
-    python benchmarks/transfer.py --distill [--seeds 0,1,2]
+    python benchmarks/transfer.py --distill [--teacher full] [--seeds 0,1,2]
 
 Reads ../shared/data. A source prompt is trained once on `--source-rows` examples and kept in build/transfer. Then every
 target, at every number of examples per class and every seed (which draws the examples), is trained from scratch and
-from every source of another task, in one pass on one budget. `--distill` teaches five vectors what fifty answer, beside
-five that learn alone. Runs go to benchmarks/results/transfer.jsonl, one line a target, size and seed; what is there is
-not run again, so it can be stopped and repeated. `--page` writes docs/transfer.md from that file. All prompts begin at
-one text, so that they can be compared; dev, as large as train, chooses the state and the source; test chooses nothing.
-`--steps`, `--epochs`, `--source-rows`, `--source-steps`, `--test` and `--log` are for trying the script out.
-A first part of about 25 minutes on one core: --shots 16 --seeds 0,1,2
+from every source of another task, in one pass on one budget. `--distill` teaches five vectors what fifty answer (or the
+model itself, tuned), beside five that learn alone. Runs go to benchmarks/results/transfer.jsonl, one line a target,
+size and seed; what is there is not run again, so it can be stopped and repeated. `--page` writes docs/transfer.md from
+that file. All prompts begin at one text, so that they can be compared; dev, as large as train, chooses the state and
+the source; test chooses nothing. `--steps`, `--epochs`, `--source-rows`, `--source-steps`, `--test` and `--log` are for
+trying the script out. A first part of about 25 minutes on one core: --shots 16 --seeds 0,1,2
 """
 
 import argparse
@@ -44,6 +44,7 @@ from softprompt.transfer.distill import distill
 from softprompt.transfer.paired import marks
 from softprompt.transfer.similarity import similarity
 from softprompt.transfer.sources import Source, starting_from
+from softprompt.transfer.teachers import Teacher, tuned_here
 
 LOG = ROOT / "benchmarks" / "results" / "transfer.jsonl"
 PAGE = ROOT / "docs" / "transfer.md"
@@ -130,7 +131,7 @@ def outcome(member: Member) -> Run:
 
 
 def shortened(task: str, seed: int, chosen: argparse.Namespace, backbone: Backbone) -> Run:
-    """Fifty vectors into five, beside five that learn alone."""
+    """What fifty vectors answer, or the tuned model, into five vectors, beside five that learn alone."""
     began = time.process_time()
     whole = rows(task, chosen.test)
     train = whole["train"]
@@ -140,7 +141,9 @@ def shortened(task: str, seed: int, chosen: argparse.Namespace, backbone: Backbo
         place = Path(name)
         long = {"method": {"length": 50}}
         made = recipe(parts, place / "data", seed, chosen.source_steps, **long)
-        teacher = Source("teacher", Artifact.load(stage(made, place / "teacher", backbone=backbone).artifact))
+        teacher: Source | Teacher = tuned_here("full")
+        if chosen.teacher == "prompt":
+            teacher = Source("teacher", Artifact.load(stage(made, place / "teacher", backbone=backbone).artifact))
         given = made.model_copy(update={"method": made.method.model_copy(update={"length": 5})})
         found = distill(given, teacher, place / "short", length=5, backbone=backbone)
     facts_ = {"teacher": found.teacher, "paired": found.test.as_dict(), "behind": found.against_teacher.as_dict()}
@@ -155,7 +158,8 @@ def everything(chosen: argparse.Namespace, backbone: Backbone) -> None:
     if chosen.distill:
         for seed in chosen.seeds:
             for task in chosen.targets:
-                key = base | {"kind": "distill", "task": task, "seed": seed, "test": chosen.test}
+                kind = "distill" if chosen.teacher == "prompt" else f"distill {chosen.teacher}"
+                key = base | {"kind": kind, "task": task, "seed": seed, "test": chosen.test}
                 if not known(chosen.log, key):
                     keep(chosen.log, key | shortened(task, seed, chosen, backbone) | facts(backbone))
         return
@@ -194,6 +198,7 @@ def main() -> None:
     arguments.add_argument("--source-steps", type=int, default=120)
     arguments.add_argument("--test", type=int, default=300)
     arguments.add_argument("--distill", action="store_true", help="fifty vectors into five, for --targets")
+    arguments.add_argument("--teacher", choices=["prompt", "full"], default="prompt", help="fifty vectors, or tuned")
     arguments.add_argument("--log", type=Path, default=LOG)
     arguments.add_argument("--page", action="store_true", help="write docs/transfer.md from what was measured")
     chosen = arguments.parse_args()

@@ -6,6 +6,8 @@ from scipy.stats import spearmanr, t
 
 from softprompt.metrics import Score, over_seeds, paired
 
+TEACHERS = {"distill": "fifty vectors", "distill full": "the tuned model"}  # by the kind of a run
+
 
 def sound(run: Run) -> dict[str, Run]:
     """The prompts of a cell that did not break off, without scratch."""
@@ -87,9 +89,9 @@ def predicts(cells: list[Run]) -> str:
     return f"Rank correlation of similarity and gain: {means}: similarity {said}."
 
 
-def short(runs: list[Run]) -> list[str]:
-    """Fifty vectors, five that were distilled, five alone."""
-    lines = ["| task | 50 vectors | 5 distilled | 5 alone | distilled ahead | seeds |", f"|{' --- |' * 6}"]
+def short(runs: list[Run], teacher: str) -> list[str]:
+    """The teacher, five vectors that were distilled, five alone."""
+    lines = [f"| task | {teacher} | 5 distilled | 5 alone | distilled ahead | seeds |", f"|{' --- |' * 6}"]
     for task in dict.fromkeys(run["task"] for run in runs):
         own = [run for run in runs if run["task"] == task]
         means = [
@@ -122,9 +124,13 @@ def page(runs: list[Run]) -> str:
             own = [run for run in cells if run["shots"] == shots]
             blocks += [f"**{shots} examples per class**", "\n".join(heat(own))]
             blocks += ["Best on dev of the k most similar sources:", "\n".join(best_of(own)), predicts(own)]
-    shorter = [run for run in runs if run["kind"] == "distill"]
-    if shorter:
-        last = {name: shorter[-1][name] for name in ("backbone", "test", "source_rows", "source_steps")}
-        blocks.append("**Fifty vectors into five**, accuracy in %:")
-        blocks.append("\n".join(short([r for r in shorter if all(r[name] == value for name, value in last.items())])))
+    for kind, teacher in TEACHERS.items():
+        shorter = [run for run in runs if run["kind"] == kind]
+        if shorter:
+            last = {name: shorter[-1][name] for name in ("backbone", "test", "source_rows", "source_steps")}
+            shorter = [run for run in shorter if all(run[name] == value for name, value in last.items())]
+            blocks += [
+                f"**{teacher.capitalize()} into five vectors**, accuracy in %:",
+                "\n".join(short(shorter, teacher)),
+            ]
     return "\n\n".join(blocks)
