@@ -48,11 +48,13 @@ bench-claims: $(VENV)/.installed
 	$(BIN)/python benchmarks/claims.py
 	$(BIN)/python benchmarks/claims.py --page
 
-# About an hour of one core; both parts go on, and several may run at once on different seeds or targets.
+# About an hour and a half of one core; all parts go on, and several may run at once on different seeds or targets.
 bench-starts: $(VENV)/.installed
 	$(BIN)/python benchmarks/many_tasks.py
 	$(BIN)/python benchmarks/many_tasks.py --project
 	$(BIN)/python benchmarks/many_tasks.py --page
+	$(BIN)/python benchmarks/adapt.py
+	$(BIN)/python benchmarks/adapt.py --page
 
 # The vision transformer is pretrained on drawn letters, in fonts that come with matplotlib.
 runs/vit: | $(VENV)/.installed
