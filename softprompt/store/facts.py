@@ -3,7 +3,7 @@
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
@@ -96,27 +96,26 @@ def beside(path: Path, artifact: "Artifact") -> tuple[Parent, ...]:
         return ()
     recipe = path.parent / "recipe.yaml"
     files = load_recipe(recipe).init.files if recipe.is_file() else ()
-    known = {Path(file).name: Path(file) for file in files}
-    return tuple(_named(path.parent, artifact.card.parents, known, set()))
+    return tuple(_named(path.parent, artifact.card.parents, [Path(file) for file in files], set()))
 
 
-def _named(folder: Path, names: Sequence[str], known: Mapping[str, Path], seen: set[str]) -> Iterator[Parent]:
-    """What a card names: of the files `known`, or in `sources` of the folder, or in the folder; each once."""
+def _named(folder: Path, names: Sequence[str], known: Sequence[Path], seen: set[Path]) -> Iterator[Parent]:
+    """What a card names: files `known` of that name, or one in `sources` of the folder, or in it. Paths are ignored."""
     from softprompt.artifact import Artifact
 
-    for name in names:
-        places = [known[name]] if name in known else [folder / "sources" / name, folder / name]
-        source = next(filter(Path.is_file, places), None)
-        if source is None or name in seen or name != source.name:  # names, never paths
-            continue
-        seen.add(name)
-        try:
-            found, card = digest(read_regular(source, LIMIT)), Artifact.load(source).card
-        except SoftpromptError:  # it cannot be read any more, and the name on the card is all that is left
-            continue
-        yield Parent(RELATIONS[0], name, found)
-        if not card.canaries:  # nobody trained it: it was made as a start
-            yield from _named(source.parent, card.parents, {}, seen)
+    for name in dict.fromkeys(one for one in names if Path(one).name == one):
+        beside = [place for place in (folder / "sources" / name, folder / name) if place.is_file()]
+        for source in [file for file in known if file.name == name] or beside[:1]:
+            if source in seen:
+                continue
+            seen.add(source)
+            try:
+                found, card = digest(read_regular(source, LIMIT)), Artifact.load(source).card
+            except SoftpromptError:  # it is no longer there, and the name on the card is all that is left
+                continue
+            yield Parent(RELATIONS[0], name, found)
+            if not card.canaries:  # nobody trained it: it was made as a start
+                yield from _named(source.parent, card.parents, (), seen)
 
 
 def remember(index: sqlite3.Connection, sha256: str, facts: Facts) -> None:

@@ -98,7 +98,10 @@ def test_a_prompt_whose_adapter_is_gone_says_which_folder_it_wants(
     words = ["predict", str(sent), str(made.data.test), "--model", str(made.backbone.name)]
     refused = CliRunner().invoke(app, words)
     assert refused.exit_code != 0
-    assert re.search(r"SP-E255 .*'gone'.*put it there", " ".join(str(refused.exception).split()))
+    assert re.search(
+        rf"SP-E255 .*'gone'.*copy it .* to {re.escape(str(tmp_path / 'gone'))}",
+        " ".join(str(refused.exception).split()),
+    )
     shutil.copytree(place, tmp_path / "gone")
     assert CliRunner().invoke(app, words).exit_code == 0
 
