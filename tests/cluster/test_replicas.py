@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from functools import cached_property
 
 import openai
 import pytest
@@ -56,8 +57,12 @@ class Here:
     def client(self, **more):
         return openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=240, **more)
 
+    @cached_property
+    def shared(self):
+        return self.client()
+
     def ask(self, name, text, **more):
-        return chat(self.client(), name, text, **more).choices[0].message.content
+        return chat(self.shared, name, text, **more).choices[0].message.content
 
     def at_once(self, count, job):
         """A job in several threads; raises the first error."""
@@ -78,11 +83,16 @@ class Here:
             raise errors[0]
 
     def both(self, job):
-        """Jobs in several threads, until two replicas have taken some."""
-        before, end = self.engine.answered.copy(), time.monotonic() + 240
+        """Jobs in more and more threads, until two replicas have taken some.
+
+        Serve prefers the replica that has the prompt. What has waited there for a second goes to the other, so there
+        have to be more jobs than one replica answers in that time.
+        """
+        before, end, count = self.engine.answered.copy(), time.monotonic() + 240, 8
         while len(self.engine.answered - before) < 2:
             assert time.monotonic() < end, "one replica alone answers"
-            self.at_once(8, job)
+            self.at_once(count, job)
+            count = min(2 * count, 240)
 
 
 @pytest.fixture(scope="module")
