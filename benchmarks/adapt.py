@@ -16,17 +16,15 @@ from pathlib import Path
 import torch
 from results import DATA, ROOT
 from runs import Run, done, facts, known, numbers, put, versions
-from transfer import Quick, keep, outcome, recipe, source
+from transfer import Quick, keep, outcome, recipe, source, together
 from transfer_page import around
 from transfer_tasks import few
 
 from softprompt import load_backbone
 from softprompt.backbones import Backbone
 from softprompt.backbones.embedded import TINY
-from softprompt.plan import make_plan
 from softprompt.recipe import Recipe
 from softprompt.sections import MethodSection
-from softprompt.sweep.lockstep import go_together
 from softprompt.transfer.sources import starting_from
 
 LOG = ROOT / "benchmarks" / "results" / "adapt.jsonl"
@@ -47,12 +45,7 @@ def cell(task: str, shots: int, seed: int, backbone: Backbone) -> Run:
         base = recipe(parts, place / "data", seed, steps)
         starts = {"scratch": base, "source": starting_from(base, one.path)}
         starts |= {form: starting_from(formed(base, form), one.path) for form in FORMS}
-        members = [
-            Quick(who, make_plan(made, backbone), place / who, lambda event: None) for who, made in starts.items()
-        ]
-        for member in members:
-            member.place.mkdir()
-        go_together(members, backbone, lambda event: None)
+        members = together(starts, place, backbone)
         found = {member.name: outcome(member) | {"trained": trained(member)} for member in members}
     return {"prompts": found, "n": len(parts["test"]), "cpu_s": round(time.process_time() - began, 1)}
 

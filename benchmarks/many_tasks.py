@@ -22,7 +22,6 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ import torch
 from many_tasks_page import page
 from results import DATA, ROOT
 from runs import Run, done, facts, known, numbers, put, split
-from transfer import Quick, alone, keep, outcome, recipe
+from transfer import alone, keep, outcome, recipe, together
 from transfer_tasks import few, loose, rows
 
 from softprompt import load_backbone
@@ -41,7 +40,6 @@ from softprompt.files import write_atomically
 from softprompt.plan import make_plan
 from softprompt.recipe import Recipe
 from softprompt.stages import stage
-from softprompt.sweep.lockstep import go_together
 from softprompt.transfer.metainit import Rule, meta
 from softprompt.transfer.mixture import pretrain
 from softprompt.transfer.multitask import source_train
@@ -114,17 +112,8 @@ def cell(task: str, shots: int, seed: int, starts: list[Source], chosen: argpars
         mpt = base.model_copy(update={"method": base.method.model_copy(update={"name": "mpt"})})
         made = {"scratch": base} | ({"mpt scratch": mpt} if "multitask" in chosen.starts else {})
         made |= {one.name: starting_from(mpt if one.name == "multitask" else base, one.path) for one in starts}
-        found = trained(made, place, backbone)
+        found = {member.name: outcome(member) for member in together(made, place, backbone)}
     return {"prompts": found, "n": len(parts["test"]), "cpu_s": round(time.process_time() - began, 1)}
-
-
-def trained(made: Mapping[str, Recipe], place: Path, backbone: Backbone) -> dict[str, Run]:
-    """Recipes trained in one pass."""
-    members = [Quick(name, make_plan(one, backbone), place / name, lambda event: None) for name, one in made.items()]
-    for member in members:
-        member.place.mkdir()
-    go_together(members, backbone, lambda event: None)
-    return {member.name: outcome(member) for member in members}
 
 
 def home(task: str, seed: int, model: str, chosen: argparse.Namespace, backbone: Backbone) -> Source:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,18 +107,24 @@ def cell(
         steps = max(chosen.steps, chosen.epochs * -(-len(parts["train"]) // 16))
         base = recipe(parts, place / "data", seed, steps)
         starts = {"scratch": base} | {one.name: starting_from(base, one.path) for one in sources}
-        members = [
-            Quick(start, make_plan(made, backbone), place / start, lambda event: None) for start, made in starts.items()
-        ]
-        for member in members:
-            member.place.mkdir()
-        go_together(members, backbone, lambda event: None)
+        members = together(starts, place, backbone)
         found = {member.name: outcome(member) for member in members}
         scratch = members[0]
         own = Artifact.of(scratch.prompt, {}, {})
         for one in sources:
             found[one.name] |= similarity(own, one.artifact)._asdict()
     return {"prompts": found, "n": len(scratch.plan.test), "cpu_s": round(time.process_time() - began, 1)}
+
+
+def together(recipes: Mapping[str, Recipe], place: Path, backbone: Backbone) -> list[Quick]:
+    """Recipes trained in one pass, a folder each."""
+    members = [
+        Quick(name, make_plan(made, backbone), place / name, lambda event: None) for name, made in recipes.items()
+    ]
+    for member in members:
+        member.place.mkdir()
+    go_together(members, backbone, lambda event: None)
+    return members
 
 
 def outcome(member: Member) -> Run:

@@ -9,7 +9,6 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from softprompt.artifact import Artifact
 from softprompt.backbones import Backbone
 from softprompt.errors import SoftpromptError
 from softprompt.files import write_atomically
+from softprompt.lab.figure import drawable
 from softprompt.metrics import find_metric
 from softprompt.plan import make_plan
 from softprompt.recipe import Recipe
@@ -91,7 +91,7 @@ def matrix(
             cells.append(Cell(source, target, plan.recipe.task.metric, *values, test))
     write_atomically(place / "matrix.csv", table(cells).encode())
     write_atomically(place / "matrix.html", page(cells).encode())
-    if find_spec("matplotlib") is not None:
+    if drawable():
         plot(cells, place / "matrix.png")
     return cells
 
@@ -122,7 +122,7 @@ def table(cells: list[Cell]) -> str:
 
 def check_plot() -> None:
     """Raise `SoftpromptError` SP-E625 where there is no matplotlib: before hours of training, not after them."""
-    if find_spec("matplotlib") is None:
+    if not drawable():
         do = "pip install 'softprompt[lab]', or leave --plot out"
         raise SoftpromptError("SP-E625", "no package matplotlib", "one that draws", do)
 

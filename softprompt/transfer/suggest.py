@@ -174,4 +174,4 @@ def remarks(sources: Sequence[Source], target: Artifact, steps: int) -> list[str
     return notes
 
 
-__all__ = ["STEPS", "Order", "Rank", "Suggestion", "briefly", "suggest"]
+__all__ = ["STEPS", "Order", "Rank", "Suggestion", "suggest"]

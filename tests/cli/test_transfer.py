@@ -82,7 +82,7 @@ def test_sources_that_are_left_out_or_given_twice_are_named(sp, prompt, workplac
 def test_matrix_leaves_a_table_and_a_page_and_asks_for_matplotlib_before_it_trains(sp, prompt, workplace, monkeypatch):
     given = ("transfer", "matrix", "train.csv", "test.csv", "--model", "llama", "--run", "all", *SHORT[:4])
     with monkeypatch.context() as without:
-        without.setattr("softprompt.transfer.matrix.find_spec", lambda name: None)
+        without.setattr("softprompt.transfer.matrix.drawable", lambda: False)
         assert "SP-E625" in sp(*given, "--plot", "m.png").err
         assert not (workplace / "all").exists(), "nothing was trained in vain"
     answer = sp(*given, "--set", "method.length=4")

@@ -68,7 +68,7 @@ def test_a_picture_is_drawn_and_where_the_package_is_missing_it_is_named(tmp_pat
     cells = [cell(0.8, 0.9, s, t) for t in "ab" for s in "ab"]
     plot(cells, tmp_path / "m.png")
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr("softprompt.transfer.matrix.find_spec", lambda name: None)
+    monkeypatch.setattr("softprompt.transfer.matrix.drawable", lambda: False)
     with pytest.raises(SoftpromptError, match="SP-E625"):
         plot(cells, tmp_path / "n.png")
 
